@@ -1,0 +1,51 @@
+/** Every metric Shoal keeps, with its help text. Base units; labels are closed sets, never peer ids. */
+export const METRICS = {
+  envelopes_accepted_total: 'signed envelopes of shared state taken over',
+  envelopes_rejected_total: 'signed envelopes dropped, by reason',
+  rpc_requests_total: 'peer RPC requests served, by outcome',
+  rpc_streams_dropped_total: 'peer RPC streams cut for breaking the protocol, by reason',
+  blob_bytes_received_total: 'bytes of blobs fetched from peers',
+  blob_bytes_sent_total: 'bytes of blobs served to peers',
+  blobs_rejected_total: 'blobs whose bytes did not match their CID',
+  rounds_total: 'rounds ended, by outcome',
+  round_bytes_sent_total: 'bytes of contributions served to partners',
+  round_bytes_received_total: 'bytes of contributions pulled from partners',
+  contributions_rejected_total: 'contributions refused, by reason',
+  network_bytes_sent_total: 'bytes written to all connections, every protocol included',
+  network_bytes_received_total: 'bytes read from all connections, every protocol included',
+  tokens_total: 'tokens trained on by this node',
+} as const
+
+export type MetricName = keyof typeof METRICS
+
+export interface Metrics {
+  add(name: MetricName, value?: number, label?: string): void
+  /** Sum over all labels, or the value of one. */
+  read(name: MetricName, label?: string): number
+  /** All counters as `name` or `name{label}`. */
+  snapshot(): Record<string, number>
+}
+
+export function createMetrics(): Metrics {
+  const counters = new Map<MetricName, Map<string, number>>()
+  return {
+    add(name, value = 1, label = '') {
+      const labels = counters.get(name) ?? new Map<string, number>()
+      labels.set(label, (labels.get(label) ?? 0) + value)
+      counters.set(name, labels)
+    },
+    read(name, label) {
+      const labels = counters.get(name)
+      if (labels === undefined) return 0
+      if (label !== undefined) return labels.get(label) ?? 0
+      return [...labels.values()].reduce((sum, value) => sum + value, 0)
+    },
+    snapshot() {
+      const all: Record<string, number> = {}
+      for (const [name, labels] of counters) {
+        for (const [label, value] of labels) all[label === '' ? name : `${name}{${label}}`] = value
+      }
+      return all
+    },
+  }
+}

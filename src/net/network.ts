@@ -1,0 +1,76 @@
+/** What the layers above see of the network: peers by id, calls, providers. They never see libp2p. */
+import type { CID } from 'multiformats/cid'
+import type { Identity } from './identity.ts'
+
+export interface Link {
+  peer: string
+  address: string
+  transport: string
+  /** False over a circuit relay. */
+  direct: boolean
+  direction: 'inbound' | 'outbound'
+  rttMs: number | null
+  ageMs: number
+}
+
+/** Two long-lived streams per peer, so that a 1 MiB chunk never delays a control call by more than itself. */
+export type Lane = 'control' | 'bulk'
+
+export interface RpcContext {
+  /** The authenticated caller. */
+  peer: string
+  /** Fires when the caller's stream ends or the node stops. */
+  signal: AbortSignal
+}
+
+export type RpcHandler = (request: Uint8Array, context: RpcContext) => Promise<Uint8Array>
+
+export interface CallOptions {
+  signal?: AbortSignal | undefined
+  /** Default `DEADLINES.rpcMs` on the control lane, `DEADLINES.chunkMs` on the bulk lane. */
+  deadlineMs?: number | undefined
+  lane?: Lane | undefined
+}
+
+/** Request and reply between peers. Faults thrown by a handler arrive at the caller with code and message. */
+export interface PeerRpc {
+  /** One handler per method; returns the function that removes it. */
+  handle(method: string, handler: RpcHandler): () => void
+  /** Dials when not connected. Rejects with `peer_unreachable`, `timeout`, `message_invalid` or the handler's fault. */
+  call(
+    peer: string,
+    method: string,
+    request: Uint8Array,
+    options?: CallOptions,
+  ): Promise<Uint8Array>
+}
+
+export interface Discovery {
+  /** Announces this node as a provider, now and again before the record expires, retrying in the background. */
+  provide(cid: CID): void
+  unprovide(cid: CID): void
+  /**
+   * Peer ids of providers, without this node, at most `LIMITS.providersPerCid`, as they are found. Ends (never hangs)
+   * when the look-up is over, its deadline has passed, or there is nobody to ask.
+   */
+  find(cid: CID, options?: { signal?: AbortSignal; deadlineMs?: number }): AsyncIterable<string>
+}
+
+export interface Network {
+  readonly identity: Identity
+  readonly peerId: string
+  readonly rpc: PeerRpc
+  readonly discovery: Discovery
+  /** Multiaddrs with `/p2p/<id>` under which this node may be dialled. */
+  addresses(): string[]
+  links(): Link[]
+  connectedPeers(): string[]
+  /** `public` once another peer has reached this node, and then it serves the DHT too. */
+  reachability(): 'unknown' | 'public'
+  /** Dials a multiaddr or a known peer id; resolves to the peer id. */
+  connect(target: string, signal?: AbortSignal): Promise<string>
+  /** Calls back for every peer that becomes connected (and identified), and for each connected now. Returns the remover. */
+  onConnect(listener: (peer: string) => void): () => void
+  onDisconnect(listener: (peer: string) => void): () => void
+  stop(): Promise<void>
+}

@@ -1,0 +1,154 @@
+/**
+ * A run's manifest: the immutable definition of one training job. Run id = CID of its dag-cbor bytes.
+ *
+ * Contract: whoever holds the run id can verify the manifest, and through it the initial weights and the data,
+ * from any peer. Unknown fields and versions are refused, never guessed.
+ */
+import { z } from 'zod'
+import { LIMITS } from '../limits.ts'
+
+const count = (max: number) => z.number().int().min(1).max(max)
+const cidText = z.string().min(8).max(128)
+
+/** A GPT with learned positions, pre-LN, tied head (see `src/model/gpt.ts`). */
+export const modelSpecSchema = z.strictObject({
+  kind: z.literal('gpt'),
+  layers: count(128),
+  heads: count(128),
+  embedding: count(16_384),
+  /** Tokens of one sequence. */
+  context: count(8192),
+  vocabulary: count(1 << 17),
+  activation: z.enum(['relu-squared', 'gelu']).default('relu-squared'),
+})
+export type ModelSpec = z.infer<typeof modelSpecSchema>
+
+export const innerOptimizerSchema = z.strictObject({
+  kind: z.literal('adamw').default('adamw'),
+  learningRate: z.number().positive().max(1).default(3e-3),
+  /** Inner steps of linear warm-up, then cosine to `finalFraction`. */
+  warmupSteps: z.number().int().min(0).default(40),
+  finalFraction: z.number().min(0).max(1).default(0.1),
+  beta1: z.number().min(0).lt(1).default(0.9),
+  beta2: z.number().min(0).lt(1).default(0.99),
+  epsilon: z.number().positive().max(1).default(1e-8),
+  weightDecay: z.number().min(0).max(1).default(0.1),
+  clipNorm: z.number().positive().max(1e6).default(1),
+})
+export type InnerOptimizer = z.infer<typeof innerOptimizerSchema>
+
+/** How contributions combine and how the outer parameters move. */
+export const averagingSchema = z.strictObject({
+  rule: z.enum(['gossip-diloco', 'noloco', 'diloco']).default('gossip-diloco'),
+  /** Group size n; 0 = by swarm size: pairs below 8 peers, else 4. Ignored by `diloco` (the whole swarm). */
+  groupSize: z.number().int().min(0).max(LIMITS.groupPeers).default(0),
+  /** Outer learning rate eta. */
+  learningRate: z.number().positive().max(2).default(0.7),
+  /** Outer momentum mu. For `noloco` this is alpha, `learningRate` is beta. */
+  momentum: z.number().min(0).lt(1).default(0.8),
+  /** NoLoCo's gamma: the consensus term inside its momentum. */
+  consensus: z.number().positive().max(2).default(0.7),
+  pseudoGradientCodec: z.enum(['fp32', 'fp16', 'int8-128', 'int4-64']).default('int4-64'),
+  /** Codec of the slow weights (gossip rules only). */
+  parametersCodec: z.enum(['fp32', 'fp16', 'int8-128']).default('int8-128'),
+})
+export type Averaging = z.infer<typeof averagingSchema>
+
+export const tokenizerSchema = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('byte') }),
+  /** Characters in code-point order; the token id is the index. */
+  z.strictObject({
+    kind: z.literal('char'),
+    vocabulary: z.array(z.string().min(1).max(2)).min(1).max(LIMITS.vocabularySize),
+  }),
+])
+export type TokenizerSpec = z.infer<typeof tokenizerSchema>
+
+/** Bytes cut into chunks of `LIMITS.blobBytes`, in order. */
+export const chunkedSchema = z.strictObject({
+  bytes: z.number().int().min(0),
+  chunks: z.array(cidText).max(4096),
+})
+export type Chunked = z.infer<typeof chunkedSchema>
+
+export const roundLimitsSchema = z.strictObject({
+  /** The most one round may take before a peer goes on alone. */
+  roundTimeoutMs: z.number().int().min(100).max(3_600_000).default(30_000),
+  /** Outer steps of difference between partners that an average tolerates. */
+  staleness: z.number().int().min(0).max(8).default(1),
+  /** Training starts when so many peers are there … */
+  minPeers: count(LIMITS.groupPeers).default(1),
+  /** … or after this long, whichever is first. */
+  startTimeoutMs: z.number().int().min(0).max(3_600_000).default(60_000),
+  /** A checkpoint is published every so many outer steps. */
+  checkpointEvery: count(1_000_000).default(10),
+})
+export type RoundLimits = z.infer<typeof roundLimitsSchema>
+
+export const MANIFEST_VERSION = 1
+
+export const manifestSchema = z.strictObject({
+  version: z.literal(MANIFEST_VERSION),
+  name: z
+    .string()
+    .min(1)
+    .max(64)
+    .regex(/^[\w .:/-]+$/, 'letters, digits, space and . : / - _ only'),
+  /** Whether peers list the run in the public directory. */
+  public: z.boolean(),
+  model: modelSpecSchema,
+  /** Hash of names and shapes (see `schemaHash`), checked before parameters are averaged. */
+  schemaHash: z.string().length(64),
+  /** fp32 little-endian initial parameters. */
+  initial: chunkedSchema,
+  data: z.strictObject({
+    tokenizer: tokenizerSchema,
+    /** The text itself, when peers may fetch it; null when each peer brings its own. */
+    text: chunkedSchema.nullable(),
+    /** Share of the text's tail held out for validation. */
+    validationFraction: z.number().min(0.001).max(0.5),
+  }),
+  batchSequences: count(4096),
+  innerSteps: count(100_000),
+  outerSteps: count(10_000_000),
+  inner: innerOptimizerSchema,
+  averaging: averagingSchema,
+  limits: roundLimitsSchema,
+  /** Peer ids that may write the run's board. */
+  admins: z.array(z.string().max(128)).max(16),
+  /** Makes two runs with equal settings differ; chosen by the creator. */
+  seed: z.string().min(1).max(128),
+})
+export type Manifest = z.infer<typeof manifestSchema>
+
+/** What a user writes to create a run (TOML or JSON): everything has a default but the data. */
+export const runSpecSchema = z.strictObject({
+  name: manifestSchema.shape.name.default('unnamed'),
+  public: z.boolean().default(true),
+  /** A text file or folder, relative to the spec. */
+  data: z.string().min(1),
+  /** Whether peers may fetch the text from this node; false: each brings its own. */
+  shareData: z.boolean().default(true),
+  tokenizer: z.enum(['char', 'byte']).default('char'),
+  validationFraction: manifestSchema.shape.data.shape.validationFraction.default(0.05),
+  model: z
+    .strictObject({
+      layers: modelSpecSchema.shape.layers.default(4),
+      heads: modelSpecSchema.shape.heads.default(4),
+      embedding: modelSpecSchema.shape.embedding.default(128),
+      context: modelSpecSchema.shape.context.default(64),
+      activation: modelSpecSchema.shape.activation,
+    })
+    .prefault({}),
+  batchSequences: manifestSchema.shape.batchSequences.default(12),
+  innerSteps: manifestSchema.shape.innerSteps.default(20),
+  outerSteps: manifestSchema.shape.outerSteps.default(50),
+  inner: innerOptimizerSchema.prefault({}),
+  averaging: averagingSchema.prefault({}),
+  limits: roundLimitsSchema.prefault({}),
+  /** Further admins beside the creator. */
+  admins: manifestSchema.shape.admins.default([]),
+  seed: manifestSchema.shape.seed.optional(),
+})
+export type RunSpec = z.infer<typeof runSpecSchema>
+export type RunSpecInput = z.input<typeof runSpecSchema>

@@ -1,0 +1,118 @@
+/** What a run looks like from outside: plain data for the API, the CLI and the dashboard. */
+import { z } from 'zod'
+import { PEER_STATUSES } from '../state/record.ts'
+
+export const RUN_STATUSES = [
+  'fetching', // manifest, weights or data are on their way
+  'waiting', // for `minPeers`
+  'training',
+  'merging',
+  'finished',
+  'paused', // by the board
+  'failed',
+] as const
+
+const nullableNumber = z.number().nullable()
+
+export const roundViewSchema = z.object({
+  outerStep: z.number(),
+  outcome: z.enum(['averaged', 'solo', 'stale']),
+  partners: z.array(z.string()),
+  durationMs: z.number(),
+  bytesSent: z.number(),
+  bytesReceived: z.number(),
+  /** Why the round was not averaged with the whole group; empty when it was. */
+  reasons: z.array(z.string()),
+})
+export type RoundView = z.infer<typeof roundViewSchema>
+
+export const memberViewSchema = z.object({
+  peer: z.string(),
+  self: z.boolean(),
+  status: z.enum(PEER_STATUSES),
+  outerStep: z.number(),
+  tokens: z.number(),
+  loss: nullableNumber,
+  tokensPerSecond: z.number(),
+  partners: z.array(z.string()),
+  bytesSent: z.number(),
+  bytesReceived: z.number(),
+  ageMs: z.number(),
+})
+
+export const checkpointViewSchema = z.object({
+  cid: z.string(),
+  outerStep: z.number(),
+  bytes: z.number(),
+  /** Whether it is the product of the final merge. */
+  final: z.boolean(),
+})
+export type CheckpointView = z.infer<typeof checkpointViewSchema>
+
+export const runViewSchema = z.object({
+  id: z.string(),
+  name: z.string(),
+  public: z.boolean(),
+  /** Manifest hyper-parameters that people look for. */
+  rule: z.string(),
+  parameters: z.number(),
+  outerSteps: z.number(),
+  innerSteps: z.number(),
+  status: z.enum(RUN_STATUSES),
+  /** Completed outer steps. */
+  outerStep: z.number(),
+  innerStep: z.number(),
+  tokens: z.number(),
+  /** Training loss of the last inner steps, nats per token. */
+  loss: nullableNumber,
+  lossStart: nullableNumber,
+  validationLoss: nullableNumber,
+  tokensPerSecond: z.number(),
+  consensusDistance: nullableNumber,
+  /** Totals over the run's rounds, checkpoints and merge (blobs included), as served and pulled by this node. */
+  bytesSent: z.number(),
+  bytesReceived: z.number(),
+  round: roundViewSchema.nullable(),
+  rounds: z.object({ averaged: z.number(), solo: z.number(), stale: z.number() }),
+  members: z.array(memberViewSchema),
+  checkpoints: z.array(checkpointViewSchema),
+  board: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()])),
+  /** Parameters' sha-256 after the last outer step. */
+  parametersHash: z.string().nullable(),
+  error: z.object({ code: z.string(), message: z.string() }).nullable(),
+})
+export type RunView = z.infer<typeof runViewSchema>
+
+/** An entry of `run list`: own runs and public ones found through the DHT. */
+export const runListingSchema = z.object({
+  id: z.string(),
+  name: z.string(),
+  /** Status when this node takes part, else null. */
+  status: z.enum(RUN_STATUSES).nullable(),
+  parameters: z.number(),
+  outerStep: z.number(),
+  outerSteps: z.number(),
+  peers: z.number(),
+  /** Peers that told of it. */
+  sources: z.array(z.string()),
+})
+export type RunListing = z.infer<typeof runListingSchema>
+
+/** Domain events: data, no prose. The same objects go to the log, to SSE and to the event history. */
+export type RunEvent =
+  | { type: 'run_status'; run: string; status: (typeof RUN_STATUSES)[number]; outerStep: number }
+  | { type: 'inner_progress'; run: string; outerStep: number; innerStep: number; loss: number }
+  | {
+      type: 'outer_step'
+      run: string
+      outerStep: number
+      loss: number
+      tokens: number
+      tokensPerSecond: number
+      consensusDistance: number | null
+      round: RoundView
+    }
+  | { type: 'validation'; run: string; outerStep: number; loss: number }
+  | { type: 'checkpoint'; run: string; checkpoint: CheckpointView }
+  | { type: 'member'; run: string; peer: string; change: 'joined' | 'left' }
+  | { type: 'run_failed'; run: string; code: string; message: string }

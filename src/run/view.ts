@@ -99,20 +99,48 @@ export const runListingSchema = z.object({
 export type RunListing = z.infer<typeof runListingSchema>
 
 /** Domain events: data, no prose. The same objects go to the log, to SSE and to the event history. */
-export type RunEvent =
-  | { type: 'run_status'; run: string; status: (typeof RUN_STATUSES)[number]; outerStep: number }
-  | { type: 'inner_progress'; run: string; outerStep: number; innerStep: number; loss: number }
-  | {
-      type: 'outer_step'
-      run: string
-      outerStep: number
-      loss: number
-      tokens: number
-      tokensPerSecond: number
-      consensusDistance: number | null
-      round: RoundView
-    }
-  | { type: 'validation'; run: string; outerStep: number; loss: number }
-  | { type: 'checkpoint'; run: string; checkpoint: CheckpointView }
-  | { type: 'member'; run: string; peer: string; change: 'joined' | 'left' }
-  | { type: 'run_failed'; run: string; code: string; message: string }
+export const runEventSchema = z.discriminatedUnion('type', [
+  z.object({
+    type: z.literal('run_status'),
+    run: z.string(),
+    status: z.enum(RUN_STATUSES),
+    outerStep: z.number(),
+  }),
+  z.object({
+    type: z.literal('inner_progress'),
+    run: z.string(),
+    outerStep: z.number(),
+    innerStep: z.number(),
+    loss: z.number(),
+  }),
+  z.object({
+    type: z.literal('outer_step'),
+    run: z.string(),
+    outerStep: z.number(),
+    loss: z.number(),
+    tokens: z.number(),
+    tokensPerSecond: z.number(),
+    consensusDistance: nullableNumber,
+    round: roundViewSchema,
+  }),
+  z.object({
+    type: z.literal('validation'),
+    run: z.string(),
+    outerStep: z.number(),
+    loss: z.number(),
+  }),
+  z.object({ type: z.literal('checkpoint'), run: z.string(), checkpoint: checkpointViewSchema }),
+  z.object({
+    type: z.literal('member'),
+    run: z.string(),
+    peer: z.string(),
+    change: z.enum(['joined', 'left']),
+  }),
+  z.object({
+    type: z.literal('run_failed'),
+    run: z.string(),
+    code: z.string(),
+    message: z.string(),
+  }),
+])
+export type RunEvent = z.infer<typeof runEventSchema>

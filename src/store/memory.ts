@@ -16,8 +16,7 @@ export function createMemoryBlobStore(): BlobStore {
       blobs.delete(cid.toString())
     },
     async *list() {
-      // A copy of the names: the caller may put and delete while it iterates.
-      for (const name of [...blobs.keys()]) yield CID.parse(name)
+      for (const name of blobs.keys()) yield CID.parse(name)
     },
   }
 }

@@ -9,16 +9,24 @@ export const LIMITS = {
   sliceElements: 1 << 18,
   /** Chunks one peer pulls at once from another: 8 x 1 MiB fills a 100 Mbit/s, 500 ms link. */
   chunksInFlight: 8,
+  /** Chunks pulled at once from all peers together: what is in memory before it is verified and stored. */
+  chunksFetched: 32,
   /** Parameters of a model: 2^28 float32 are 1 GiB, the most a shared vector of the embedded engine holds. */
   parameters: 1 << 28,
   /** Tensors of a schema: a 100-layer GPT has about 1 200. */
   tensors: 4096,
+  /** JSON header of a safetensors file: the format's own cap. */
+  safetensorsHeaderBytes: 100_000_000,
   /** dag-cbor manifest or checkpoint manifest: 2^28 parameters are 1024 chunk CIDs of 36 bytes, times 4 vectors. */
   manifestBytes: 1 << 20,
   /** Peer RPC request or reply: one blob and a header. */
   rpcMessageBytes: (1 << 20) + 4096,
   /** Requests one peer may have unanswered here, per lane: two full pulls and some control calls. */
   rpcRequestsInFlight: 64,
+  /** Bytes of requests and unsent replies that one peer may have here, per stream: two full pulls of 8 chunks. */
+  rpcBytesInFlight: 16 << 20,
+  /** RPC streams one peer may hold open here: two lanes, and each may be replaced while it still closes. */
+  rpcStreamsPerPeer: 4,
   /** Characters of an RPC method name. */
   rpcMethodLength: 64,
   /** Peers in one averaging group: the final merge of small swarms is all-to-all. */
@@ -29,10 +37,34 @@ export const LIMITS = {
   envelopeBytes: 32 << 10,
   /** Updates kept after a snapshot before the writer makes a new snapshot. */
   envelopeChain: 32,
+  /** One envelope of a peer's record: 32 partners of 52 characters are 1.8 KiB, the rest is < 1 KiB. */
+  recordEnvelopeBytes: 8 << 10,
+  /** Structs of one update: a full board in one snapshot, twice. */
+  updateStructs: 512,
   /** Envelopes in one anti-entropy message. */
   envelopesPerMessage: 128,
+  /** Bytes of envelopes in one anti-entropy message: half an RPC message, the rest is for the summary. */
+  envelopeBytesPerMessage: 512 << 10,
+  /** Messages of one anti-entropy exchange: `runPeers` chains of 3 envelopes, 128 at a time. */
+  syncMessages: 96,
+  /** Anti-entropy exchanges of one run at once. */
+  syncsInFlight: 8,
+  /** Envelopes that wait to be pushed to one peer; what is dropped is repaired by anti-entropy. */
+  envelopesQueued: 256,
+  /** Members to which an envelope of another author is pushed onward: e^-4, 2 %, are left to anti-entropy. */
+  forwardPeers: 4,
+  /** Proofs of equivocation kept per run: 2 envelopes each, 8 MiB at most. */
+  equivocationProofs: 128,
+  /** Bad envelopes or messages a peer may send in a minute before it is ignored for one. */
+  badEnvelopes: 32,
+  /** Peers whose bad envelopes are counted. */
+  offenders: 1024,
   /** Board entries: notes for people, not a database. */
   boardEntries: 256,
+  /** Characters of a text on the board. */
+  boardTextLength: 2048,
+  /** Admins of a run, the creator included. */
+  admins: 16,
   /** Text shared with a run through blobs; larger data is brought by each peer itself. */
   sharedDataBytes: 256 << 20,
   /** Text read from local files for training. */
@@ -51,6 +83,12 @@ export const LIMITS = {
   listedRuns: 64,
   /** Peers remembered over a restart. */
   cachedPeers: 128,
+  /** Addresses believed of one peer: IPv4 and IPv6 of a few interfaces and relays. */
+  peerAddresses: 16,
+  /** CIDs announced at once: every run, its checkpoints and the directory. */
+  providedCids: 256,
+  /** Connections at once: the libp2p default is 300, and one costs about 100 KB. */
+  connections: 256,
   /** Local API: JSON bodies (specs and options, never tensors). */
   apiBodyBytes: 1 << 20,
   /** SSE readers of the local API at once. */
@@ -67,6 +105,12 @@ export const DEADLINES = {
   dialMs: 10_000,
   /** A control call between peers. */
   rpcMs: 10_000,
+  /** The most a handler may work on one request; long polls take 15 s. */
+  rpcHandlerMs: 120_000,
+  /** A stream that moves no byte for this long in the middle of a message is cut. */
+  rpcStallMs: 15_000,
+  /** Another peer's attempt to reach this node. */
+  dialBackMs: 5_000,
   /** One chunk of 1 MiB: 15 s is 70 KB/s. */
   chunkMs: 15_000,
   /** Look-up of providers in the DHT. */
@@ -75,6 +119,10 @@ export const DEADLINES = {
   provideMs: 60_000,
   /** A client call to the local daemon. */
   apiMs: 30_000,
+  /** A client call that reads, builds or writes a whole model or text, or waits for peers. */
+  apiLongMs: 300_000,
+  /** Silence on the event stream before a comment shows that the connection lives. */
+  eventHeartbeatMs: 15_000,
   /** Clean shutdown before the process is ended anyway. */
   shutdownMs: 10_000,
 } as const

@@ -5,6 +5,7 @@
  * from any peer. Unknown fields and versions are refused, never guessed.
  */
 import { z } from 'zod'
+import { CODEC_IDS } from '../codec/codec.ts'
 import { LIMITS } from '../limits.ts'
 
 const count = (max: number) => z.number().int().min(1).max(max)
@@ -48,9 +49,9 @@ export const averagingSchema = z.strictObject({
   momentum: z.number().min(0).lt(1).default(0.8),
   /** NoLoCo's gamma: the consensus term inside its momentum. */
   consensus: z.number().positive().max(2).default(0.7),
-  pseudoGradientCodec: z.enum(['fp32', 'fp16', 'int8-128', 'int4-64']).default('int4-64'),
+  pseudoGradientCodec: z.enum(CODEC_IDS).default('int4-64'),
   /** Codec of the slow weights (gossip rules only). */
-  parametersCodec: z.enum(['fp32', 'fp16', 'int8-128']).default('int8-128'),
+  parametersCodec: z.enum(CODEC_IDS).exclude(['int4-64']).default('int8-128'),
 })
 export type Averaging = z.infer<typeof averagingSchema>
 

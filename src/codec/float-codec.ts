@@ -1,0 +1,34 @@
+/** Elements as IEEE floats, little-endian, in order. */
+import { ShoalError } from '../errors.ts'
+import { toHostOrder } from '../tensor/float32-bytes.ts'
+import { MAGNITUDE_MAX, notFinite, requireLengths } from './bounds.ts'
+import type { Codec } from './codec.ts'
+
+export function createFloatCodec(bits: 16 | 32): Codec {
+  const width = bits / 8
+  return {
+    id: `fp${bits}`,
+    encodedBytes: (elements) => width * elements,
+    encode(slice) {
+      const values = bits === 16 ? new Float16Array(slice) : new Float32Array(slice)
+      const wrong = values.findIndex((value) => !Number.isFinite(value))
+      if (wrong !== -1) throw notFinite(slice[wrong])
+      const bytes = new Uint8Array(values.buffer)
+      toHostOrder(bytes, width)
+      return bytes
+    },
+    decode(bytes, elements, target = new Float32Array(elements)) {
+      requireLengths(bytes, width * elements, target, elements)
+      const copy = new Uint8Array(bytes)
+      toHostOrder(copy, width)
+      target.set(bits === 16 ? new Float16Array(copy.buffer) : new Float32Array(copy.buffer))
+      for (let i = 0; i < elements; i++) {
+        // Written so that NaN fails too.
+        if (!(Math.abs(target[i]!) <= MAGNITUDE_MAX)) {
+          throw new ShoalError('message_invalid', `a chunk holds ${target[i]} at element ${i}`)
+        }
+      }
+      return target
+    },
+  }
+}

@@ -1,0 +1,264 @@
+/**
+ * safetensors files to and from flat vectors (https://github.com/huggingface/safetensors, "Format").
+ *
+ * A file is: length of the header as u64 little-endian; header, a JSON object of tensors
+ * `{name: {dtype, shape, data_offsets: [begin, end)}}` and optionally `__metadata__: {string: string}`, padded with
+ * spaces; data, little-endian and row-major. The tensors cover the data without gap or overlap.
+ *
+ * The reader takes the file as a stream, so that neither side ever holds more than one vector and one piece. The file
+ * is hostile: nothing is allocated on its word, and every departure from the schema is a `folder_invalid` fault.
+ */
+import { z } from 'zod'
+import { ShoalError } from '../errors.ts'
+import { LIMITS } from '../limits.ts'
+import { float32Bytes, toHostOrder } from './float32-bytes.ts'
+import type { Schema, SchemaEntry } from './schema.ts'
+import { isFiniteVector, slicesOf } from './vector.ts'
+
+const LENGTH_BYTES = 8
+const METADATA = '__metadata__'
+
+const tensorSchema = z.strictObject({
+  dtype: z.string().max(16),
+  shape: z.array(z.number().int().min(0)).max(16),
+  data_offsets: z.tuple([z.number().int().min(0), z.number().int().min(0)]),
+})
+const metadataSchema = z.record(z.string(), z.string())
+
+/** Length and header of a file that holds `schema`, ready to be followed by the vector's bytes in order. */
+export function safetensorsHeader(
+  schema: Schema,
+  metadata: Readonly<Record<string, string>> = {},
+): Uint8Array<ArrayBuffer> {
+  const entries: [string, unknown][] = schema.entries.map(({ name, shape, offset, size }) => [
+    name,
+    { dtype: 'F32', shape, data_offsets: [4 * offset, 4 * (offset + size)] },
+  ])
+  if (Object.keys(metadata).length > 0) entries.unshift([METADATA, metadata])
+  const json = new TextEncoder().encode(JSON.stringify(Object.fromEntries(entries)))
+  // Padded to 8 bytes, so that readers can map the data as aligned float32.
+  const headerBytes = Math.ceil(json.length / 8) * 8
+  const header = new Uint8Array(LENGTH_BYTES + headerBytes).fill(0x20)
+  new DataView(header.buffer).setBigUint64(0, BigInt(headerBytes), true)
+  header.set(json, LENGTH_BYTES)
+  return header
+}
+
+/**
+ * A file of the parameters and its length in bytes. The content is made while it is read, slice by slice; its pieces
+ * may share the vector's memory. Python's `transformers` wants the metadata `{format: 'pt'}`.
+ */
+export function writeSafetensors(
+  schema: Schema,
+  parameters: Float32Array,
+  metadata: Readonly<Record<string, string>> = {},
+): { bytes: number; content: AsyncIterable<Uint8Array> } {
+  if (parameters.length !== schema.size) {
+    throw new ShoalError(
+      'internal',
+      `a vector of ${parameters.length} elements is no ${schema.size} parameters`,
+    )
+  }
+  const header = safetensorsHeader(schema, metadata)
+  return {
+    bytes: header.byteLength + 4 * schema.size,
+    content: {
+      async *[Symbol.asyncIterator]() {
+        yield header
+        for (const [from, to] of slicesOf(schema.size)) {
+          yield float32Bytes(parameters.subarray(from, to))
+        }
+      },
+    },
+  }
+}
+
+/**
+ * Reads a file whose tensors are exactly those of `schema` (any order, F32, finite) into one flat vector.
+ * Throws `folder_invalid` naming what does not fit, and leaves `target` partly written then.
+ */
+export async function readSafetensors(
+  file: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  schema: Schema,
+  target: Float32Array = new Float32Array(schema.size),
+): Promise<Float32Array> {
+  if (target.length !== schema.size) {
+    throw new ShoalError(
+      'internal',
+      `${target.length} elements cannot take ${schema.size} parameters`,
+    )
+  }
+  const head = createHeaderBuffer()
+  const data = new Uint8Array(target.buffer, target.byteOffset, target.byteLength)
+  let writer: DataWriter | undefined
+  for await (const piece of file) {
+    if (writer === undefined) {
+      const surplus = head.append(piece)
+      if (surplus === undefined) continue
+      writer = createDataWriter(placementsOf(head.text(), schema), data)
+      writer.write(surplus)
+    } else {
+      writer.write(piece)
+    }
+  }
+  if (writer === undefined) throw invalid('it ends within its header')
+  if (writer.written() < data.length) {
+    throw invalid(`it ends after ${writer.written()} of ${data.length} bytes of data`)
+  }
+  toHostOrder(data)
+  for (const { name, offset, size } of schema.entries) {
+    if (!isFiniteVector(target.subarray(offset, offset + size))) {
+      throw invalid(`tensor ${name} holds values that are not finite`)
+    }
+  }
+  return target
+}
+
+/** Collects length and header from pieces that are cut anywhere; memory follows the bytes that came. */
+function createHeaderBuffer() {
+  let buffer = new Uint8Array(1 << 16)
+  let size = 0
+  let needed = LENGTH_BYTES
+  const take = (bytes: Uint8Array): void => {
+    if (size + bytes.length > buffer.length) {
+      const larger = new Uint8Array(2 * (size + bytes.length))
+      larger.set(buffer)
+      buffer = larger
+    }
+    buffer.set(bytes, size)
+    size += bytes.length
+  }
+  return {
+    /** Returns what follows the header once that is whole. */
+    append(piece: Uint8Array): Uint8Array | undefined {
+      const start = Math.max(0, Math.min(piece.length, LENGTH_BYTES - size))
+      take(piece.subarray(0, start))
+      if (size < LENGTH_BYTES) return undefined
+      if (needed === LENGTH_BYTES) needed += headerLength(buffer)
+      const rest = piece.subarray(start)
+      const end = Math.min(rest.length, needed - size)
+      take(rest.subarray(0, end))
+      return size < needed ? undefined : rest.subarray(end)
+    },
+    text(): string {
+      try {
+        const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+        return decoder.decode(buffer.subarray(LENGTH_BYTES, size))
+      } catch (cause) {
+        throw invalid('its header is not UTF-8', cause)
+      }
+    },
+  }
+}
+
+function headerLength(start: Uint8Array): number {
+  const length = new DataView(start.buffer, start.byteOffset).getBigUint64(0, true)
+  if (length > BigInt(LIMITS.safetensorsHeaderBytes)) {
+    throw invalid(`its header claims to be ${length} bytes long`)
+  }
+  return Number(length)
+}
+
+/** Bytes `[begin, end)` of the file's data lie at `target` in the bytes of the vector. */
+interface Placement {
+  begin: number
+  end: number
+  target: number
+}
+
+interface DataWriter {
+  write(piece: Uint8Array): void
+  written(): number
+}
+
+/** Puts the file's data, piece after piece, to where its tensors lie in the vector. */
+function createDataWriter(placements: readonly Placement[], data: Uint8Array): DataWriter {
+  let position = 0
+  let current = 0
+  return {
+    write(piece) {
+      let done = 0
+      while (done < piece.length) {
+        const placement = placements[current]
+        if (placement === undefined) throw invalid('it is longer than its tensors')
+        const { begin, end, target } = placement
+        const count = Math.min(end - position, piece.length - done)
+        data.set(piece.subarray(done, done + count), target + position - begin)
+        position += count
+        done += count
+        if (position === end) current++
+      }
+    },
+    written: () => position,
+  }
+}
+
+function placementsOf(header: string, schema: Schema): Placement[] {
+  const tensors = parseHeader(header)
+  const placements: Placement[] = []
+  for (const entry of schema.entries) {
+    const tensor = tensors.get(entry.name)
+    if (tensor === undefined) throw invalid(`tensor ${entry.name} is missing`)
+    tensors.delete(entry.name)
+    checkTensor(tensor, entry)
+    const [begin, end] = tensor.data_offsets
+    placements.push({ begin, end, target: 4 * entry.offset })
+  }
+  const [surplus] = tensors.keys()
+  if (surplus !== undefined) throw invalid(`tensor ${quoted(surplus)} is not part of the model`)
+  placements.sort((a, b) => a.begin - b.begin)
+  let covered = 0
+  for (const { begin, end } of placements) {
+    if (begin !== covered) throw invalid(`its tensors leave a gap or overlap at byte ${covered}`)
+    covered = end
+  }
+  return placements
+}
+
+/** Foreign text for a one-line message. */
+function quoted(text: string): string {
+  return JSON.stringify(text.slice(0, 64))
+}
+
+function parseHeader(header: string): Map<string, z.infer<typeof tensorSchema>> {
+  let json: unknown
+  try {
+    json = JSON.parse(header)
+  } catch (cause) {
+    throw invalid('its header is not JSON', cause)
+  }
+  if (!header.startsWith('{') || typeof json !== 'object' || json === null) {
+    throw invalid('its header is not a JSON object')
+  }
+  const tensors = new Map<string, z.infer<typeof tensorSchema>>()
+  for (const [name, value] of Object.entries(json)) {
+    const parsed = (name === METADATA ? metadataSchema : tensorSchema).safeParse(value)
+    if (!parsed.success) throw invalid(`its header's entry ${quoted(name)} is malformed`)
+    if (name !== METADATA) tensors.set(name, tensorSchema.parse(value))
+  }
+  return tensors
+}
+
+function checkTensor(
+  { dtype, shape, data_offsets: [begin, end] }: z.infer<typeof tensorSchema>,
+  entry: SchemaEntry,
+): void {
+  const { name } = entry
+  if (dtype !== 'F32') throw invalid(`tensor ${name} is ${quoted(dtype)}, F32 is needed`)
+  if (shape.length !== entry.shape.length || shape.some((extent, i) => extent !== entry.shape[i])) {
+    throw invalid(
+      `tensor ${name} has shape [${shape.join(', ')}], [${entry.shape.join(', ')}] is needed`,
+    )
+  }
+  if (end - begin !== 4 * entry.size) {
+    throw invalid(`tensor ${name} has ${end - begin} bytes, ${4 * entry.size} are needed`)
+  }
+}
+
+function invalid(what: string, cause?: unknown): ShoalError {
+  return new ShoalError(
+    'folder_invalid',
+    `the safetensors file does not fit: ${what}; export the checkpoint again`,
+    cause === undefined ? {} : { cause },
+  )
+}

@@ -1,0 +1,90 @@
+/**
+ * Loops over flat vectors. Sums run in float64 in index order, results are rounded to float32: the same numbers on
+ * every machine. A range of a vector is `vector.subarray(from, to)`, which shares its memory.
+ */
+import { ShoalError } from '../errors.ts'
+import { LIMITS } from '../limits.ts'
+
+/** The slices of a vector in order, as `[from, to)`: each is short enough not to block the event loop. */
+export function* slicesOf(
+  elements: number,
+  sliceElements: number = LIMITS.sliceElements,
+): Generator<readonly [from: number, to: number]> {
+  for (let from = 0; from < elements; from += sliceElements) {
+    yield [from, Math.min(elements, from + sliceElements)]
+  }
+}
+
+export function sumOfSquares(vector: Float32Array): number {
+  let sum = 0
+  for (let i = 0; i < vector.length; i++) sum += vector[i]! * vector[i]!
+  return sum
+}
+
+/** L2 norm. */
+export function norm(vector: Float32Array): number {
+  return Math.sqrt(sumOfSquares(vector))
+}
+
+export function dot(a: Float32Array, b: Float32Array): number {
+  requireEqualLengths(a, b)
+  let sum = 0
+  for (let i = 0; i < a.length; i++) sum += a[i]! * b[i]!
+  return sum
+}
+
+/** Squared L2 distance of float32 differences; over slices it adds up. */
+export function squaredDistance(a: Float32Array, b: Float32Array): number {
+  requireEqualLengths(a, b)
+  let sum = 0
+  for (let i = 0; i < a.length; i++) {
+    const difference = Math.fround(a[i]! - b[i]!)
+    sum += difference * difference
+  }
+  return sum
+}
+
+export function distance(a: Float32Array, b: Float32Array): number {
+  return Math.sqrt(squaredDistance(a, b))
+}
+
+export function isFiniteVector(vector: Float32Array): boolean {
+  // x - x is 0 for every number but NaN and the infinities, for which it is NaN: no branch in the loop.
+  let sum = 0
+  for (let i = 0; i < vector.length; i++) sum += vector[i]! - vector[i]!
+  return sum === 0
+}
+
+/** `target += factor * vector`, in place. */
+export function addScaled(target: Float32Array, vector: Float32Array, factor: number): void {
+  requireEqualLengths(target, vector)
+  const scale = Math.fround(factor)
+  for (let i = 0; i < target.length; i++) {
+    target[i] = target[i]! + Math.fround(scale * vector[i]!)
+  }
+}
+
+/** `vector *= factor`, in place. */
+export function scaleInPlace(vector: Float32Array, factor: number): void {
+  const scale = Math.fround(factor)
+  for (let i = 0; i < vector.length; i++) vector[i] = vector[i]! * scale
+}
+
+/** `a - b`, into `target` when given: the pseudo-gradient is `subtract(outer, local)`. */
+export function subtract(
+  a: Float32Array,
+  b: Float32Array,
+  target: Float32Array = new Float32Array(a.length),
+): Float32Array {
+  requireEqualLengths(a, b)
+  requireEqualLengths(a, target)
+  for (let i = 0; i < a.length; i++) target[i] = a[i]! - b[i]!
+  return target
+}
+
+/** Guards a loop over two vectors; lengths that differ are a programming error, never a peer's fault. */
+export function requireEqualLengths(a: Float32Array, b: Float32Array): void {
+  if (a.length !== b.length) {
+    throw new ShoalError('internal', `vectors of ${a.length} and ${b.length} elements do not match`)
+  }
+}

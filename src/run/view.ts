@@ -69,7 +69,7 @@ export const runViewSchema = z.object({
   validationLoss: nullableNumber,
   tokensPerSecond: z.number(),
   consensusDistance: nullableNumber,
-  /** Totals over the run's rounds, checkpoints and merge (blobs included), as served and pulled by this node. */
+  /** Of the run's rounds and final merge, as served to and pulled from partners. */
   bytesSent: z.number(),
   bytesReceived: z.number(),
   round: roundViewSchema.nullable(),

@@ -1,0 +1,82 @@
+/**
+ * Checkpoints: the outer state of a run at one step, as content-addressed chunks named in a dag-cbor manifest.
+ *
+ * The chunks of a checkpoint are those of the committed state, so that publishing one costs a manifest. Two peers with
+ * equal parameters at a step make checkpoints with equal CIDs.
+ */
+import type { CID } from 'multiformats/cid'
+import { z } from 'zod'
+import { ShoalError } from '../errors.ts'
+import { hashOf } from '../random.ts'
+import { LIMITS } from '../limits.ts'
+import type { BlobExchange } from '../net/blobs.ts'
+import type { BlobStore } from '../store/blob-store.ts'
+import { cidOf, decodeCbor, encodeCbor, parseCid } from '../store/content.ts'
+import { chunkedSchema, type Chunked } from './manifest.ts'
+import { isVectorOf } from './vector-blobs.ts'
+
+export const checkpointSchema = z.strictObject({
+  version: z.literal(1),
+  run: z.string().max(128),
+  /** Completed outer steps. */
+  outerStep: z.number().int().min(0),
+  schemaHash: z.string().length(64),
+  parameters: chunkedSchema,
+  /** Outer momentum, where all peers share it (`diloco`). */
+  momentum: chunkedSchema.nullable(),
+  /** Product of the final merge. */
+  final: z.boolean(),
+})
+export type Checkpoint = z.infer<typeof checkpointSchema>
+
+export async function storeCheckpoint(checkpoint: Checkpoint, blobs: BlobStore): Promise<CID> {
+  const bytes = encodeCbor(checkpointSchema.parse(checkpoint))
+  const cid = await cidOf(bytes, 'dag-cbor')
+  await blobs.put(cid, bytes)
+  return cid
+}
+
+export function decodeCheckpoint(bytes: Uint8Array): Checkpoint {
+  const parsed = checkpointSchema.safeParse(decodeCbor(bytes, LIMITS.manifestBytes))
+  if (parsed.success) return parsed.data
+  throw new ShoalError('message_invalid', `malformed checkpoint at ${parsed.error.issues[0]?.path.join('.') ?? ''}`)
+}
+
+export async function loadCheckpoint(cid: CID, blobs: BlobStore): Promise<Checkpoint> {
+  const bytes = await blobs.get(cid)
+  if (bytes === undefined) throw new ShoalError('not_found', `checkpoint ${cid.toString()} is not on this node`)
+  return decodeCheckpoint(bytes)
+}
+
+export function checkpointChunks({ parameters, momentum }: Checkpoint): string[] {
+  return [...parameters.chunks, ...(momentum?.chunks ?? [])]
+}
+
+/**
+ * Fetches a checkpoint of `run` by CID, verifies that it fits the model, and brings all its chunks into the store.
+ * Throws `schema_mismatch` or `message_invalid` when it is not what it should be, `blob_unavailable` when no source helps.
+ */
+export async function fetchCheckpoint(
+  cid: CID,
+  expected: { run: string; schemaHash: string; elements: number },
+  sources: readonly string[],
+  exchange: BlobExchange,
+  options: { signal: AbortSignal; onProgress?: (done: number, total: number) => void },
+): Promise<Checkpoint> {
+  const checkpoint = decodeCheckpoint(await exchange.fetch(cid, sources, { signal: options.signal }))
+  if (checkpoint.run !== expected.run) throw new ShoalError('message_invalid', 'the checkpoint is of another run')
+  if (checkpoint.schemaHash !== expected.schemaHash) {
+    throw new ShoalError('schema_mismatch', 'the checkpoint is of another model than the manifest says')
+  }
+  const vectors = [checkpoint.parameters, ...(checkpoint.momentum === null ? [] : [checkpoint.momentum])]
+  if (!vectors.every((vector) => isVectorOf(vector, expected.elements))) {
+    throw new ShoalError('message_invalid', 'the checkpoint has the wrong size for its model')
+  }
+  await exchange.fetchAll(checkpointChunks(checkpoint).map(parseCid), sources, options)
+  return checkpoint
+}
+
+/** One hash for a vector stored in chunks: equal exactly when the vectors are equal. */
+export function vectorHash(vector: Chunked): string {
+  return hashOf(vector.bytes, ...vector.chunks)
+}

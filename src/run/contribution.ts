@@ -1,0 +1,152 @@
+/**
+ * A contribution: one peer's encoded vectors for one round, cut into chunks, and the header that describes it.
+ *
+ * One chunk is one slice (`LIMITS.sliceElements` elements) of one part, encoded by the part's codec; the order is all
+ * slices of the pseudo-gradient, then all slices of the parameters. The header carries the sha-256 of every chunk, so
+ * a receiver verifies each one by itself. Lengths follow from manifest and schema: a header cannot ask for memory.
+ */
+import { sha256 } from 'multiformats/hashes/sha2'
+import { z } from 'zod'
+import type { Clock } from '../clock.ts'
+import { codecs, type Codec } from '../codec/codec.ts'
+import { ShoalError } from '../errors.ts'
+import { LIMITS } from '../limits.ts'
+import { encodeCbor } from '../store/content.ts'
+import { norm } from '../tensor/vector.ts'
+import type { Averaging } from './manifest.ts'
+
+/** `outer`: the round of an outer step. `merge-N`: stage N of the final merge. */
+export const PHASES = ['outer', 'merge-0', 'merge-1'] as const
+export type Phase = (typeof PHASES)[number]
+
+export interface RoundKey {
+  outerStep: number
+  phase: Phase
+}
+
+export type Part = 'pseudoGradient' | 'parameters'
+
+export interface ChunkPlan {
+  part: Part
+  codec: Codec
+  /** Slice of the flat vector. */
+  from: number
+  to: number
+  bytes: number
+}
+
+export const CONTRIBUTION_VERSION = 1
+
+export const contributionHeaderSchema = z.strictObject({
+  version: z.literal(CONTRIBUTION_VERSION),
+  run: z.string().max(128),
+  outerStep: z.number().int().min(0),
+  phase: z.enum(PHASES),
+  schemaHash: z.string().length(64),
+  /** Tokens behind the pseudo-gradient (`outer`), or replicas behind the parameters (`merge-N`). */
+  weight: z.number().int().min(1).max(Number.MAX_SAFE_INTEGER),
+  /** L2 norm of the pseudo-gradient before encoding; 0 in a merge. */
+  norm: z.number().min(0).max(1e30),
+  digests: z.array(z.instanceof(Uint8Array).refine((digest) => digest.length === 32)).max(4096),
+})
+export type ContributionHeader = z.infer<typeof contributionHeaderSchema>
+
+export interface Contribution {
+  peer: string
+  header: ContributionHeader
+  plan: readonly ChunkPlan[]
+  chunks: readonly Uint8Array[]
+}
+
+/** Which chunks a contribution of this phase has, for vectors of `elements`. */
+export function contributionPlan(averaging: Averaging, phase: Phase, elements: number): ChunkPlan[] {
+  const parts: [Part, Codec][] = []
+  if (phase === 'outer') parts.push(['pseudoGradient', codecs[averaging.pseudoGradientCodec]])
+  if (phase !== 'outer' || averaging.rule !== 'diloco') parts.push(['parameters', codecs[averaging.parametersCodec]])
+  const plan: ChunkPlan[] = []
+  for (const [part, codec] of parts) {
+    for (let from = 0; from < elements; from += LIMITS.sliceElements) {
+      const to = Math.min(elements, from + LIMITS.sliceElements)
+      plan.push({ part, codec, from, to, bytes: codec.encodedBytes(to - from) })
+    }
+  }
+  return plan
+}
+
+/** Encodes slice by slice, yielding between slices. Throws `engine_failed` when a vector is not finite. */
+export async function encodeContribution(
+  input: {
+    peer: string
+    run: string
+    key: RoundKey
+    schemaHash: string
+    weight: number
+    plan: readonly ChunkPlan[]
+    vectors: Partial<Record<Part, Float32Array>>
+  },
+  clock: Clock,
+): Promise<Contribution> {
+  const chunks: Uint8Array<ArrayBuffer>[] = []
+  const digests: Uint8Array<ArrayBuffer>[] = []
+  for (const { part, codec, from, to } of input.plan) {
+    const vector = input.vectors[part]
+    if (vector === undefined) throw new ShoalError('internal', `a contribution lacks its ${part}`)
+    const bytes = codec.encode(vector.subarray(from, to))
+    chunks.push(bytes)
+    digests.push(new Uint8Array((await sha256.digest(bytes)).digest))
+    if (to - from === LIMITS.sliceElements) await clock.sleep(0)
+  }
+  const { pseudoGradient } = input.vectors
+  return {
+    peer: input.peer,
+    plan: input.plan,
+    chunks,
+    header: {
+      version: CONTRIBUTION_VERSION,
+      run: input.run,
+      outerStep: input.key.outerStep,
+      phase: input.key.phase,
+      schemaHash: input.schemaHash,
+      weight: Math.max(1, Math.round(input.weight)),
+      norm: pseudoGradient === undefined ? 0 : norm(pseudoGradient),
+      digests,
+    },
+  }
+}
+
+export function encodeHeader(header: ContributionHeader): Uint8Array {
+  return encodeCbor(header)
+}
+
+/** The encoded bytes of a contribution, header excluded. */
+export function contributionBytes(plan: readonly ChunkPlan[]): number {
+  return plan.reduce((sum, { bytes }) => sum + bytes, 0)
+}
+
+/** De-quantised elements [from, to) of `part`; `from` must be the start of a slice. */
+export function decodeSlice(contribution: Contribution, part: Part, from: number): Float32Array {
+  const index = contribution.plan.findIndex((chunk) => chunk.part === part && chunk.from === from)
+  const chunk = contribution.plan[index]
+  const bytes = contribution.chunks[index]
+  if (chunk === undefined || bytes === undefined) {
+    throw new ShoalError('internal', `a contribution has no ${part} slice at ${from}`)
+  }
+  return chunk.codec.decode(bytes, chunk.to - chunk.from)
+}
+
+/** De-quantises a whole part, yielding between slices. Throws `message_invalid` on codes that no encoder makes. */
+export async function decodePart(contribution: Contribution, part: Part, clock: Clock): Promise<Float32Array> {
+  const chunks = contribution.plan.filter((chunk) => chunk.part === part)
+  const vector = new Float32Array(chunks.at(-1)?.to ?? 0)
+  for (const { from, to } of chunks) {
+    vector.set(decodeSlice(contribution, part, from), from)
+    if (to - from === LIMITS.sliceElements) await clock.sleep(0)
+  }
+  return vector
+}
+
+export async function digestMatches(bytes: Uint8Array, digest: Uint8Array | undefined): Promise<boolean> {
+  if (digest === undefined) return false
+  const found = (await sha256.digest(bytes)).digest
+  return found.length === digest.length && found.every((byte, index) => byte === digest[index])
+}

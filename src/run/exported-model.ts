@@ -1,0 +1,173 @@
+/**
+ * A checkpoint as a Hugging Face style folder, and back: `config.json`, `model.safetensors`, `tokenizer.json` (char
+ * level; the byte level needs none), `README.md`.
+ *
+ * `tokenizer.json` is in the format of the `tokenizers` library: one token per character, by position in the vocabulary.
+ */
+import { utf8ToBytes } from '@noble/hashes/utils.js'
+import { z } from 'zod'
+import { ShoalError } from '../errors.ts'
+import { gptSchema } from '../model/gpt.ts'
+import { writeSafetensors } from '../tensor/safetensors.ts'
+import { modelSpecSchema, tokenizerSchema, type Manifest, type ModelSpec, type TokenizerSpec } from './manifest.ts'
+
+/** A file of the folder; its content is made while it is read. */
+export interface ExportedFile {
+  name: string
+  bytes: number
+  content: AsyncIterable<Uint8Array>
+}
+
+export interface ExportedFrom {
+  run: string
+  checkpoint: string
+  outerStep: number
+}
+
+export function exportModel(manifest: Manifest, parameters: Float32Array, from: ExportedFrom): ExportedFile[] {
+  const { tokenizer } = manifest.data
+  const tensors = writeSafetensors(gptSchema(manifest.model), parameters, { format: 'pt' })
+  const files: ExportedFile[] = [
+    textFile('config.json', json(configOf(manifest, from))),
+    { name: 'model.safetensors', ...tensors },
+    textFile('README.md', cardOf(manifest, from)),
+  ]
+  if (tokenizer.kind === 'char') files.push(textFile('tokenizer.json', json(tokenizerFileOf(tokenizer.vocabulary))))
+  return files
+}
+
+const configSchema = z.object({
+  model_type: z.literal('shoal-gpt'),
+  n_layer: z.number(),
+  n_head: z.number(),
+  n_embd: z.number(),
+  n_positions: z.number(),
+  vocab_size: z.number(),
+  activation_function: z.string(),
+  tokenizer_kind: z.enum(['byte', 'char']),
+})
+
+const tokenizerFileSchema = z.object({
+  model: z.object({ type: z.literal('WordLevel'), vocab: z.record(z.string(), z.number().int().min(0)) }),
+})
+
+/**
+ * Model and tokenizer of an exported folder from the texts of its `config.json` and (char level) `tokenizer.json`.
+ * Throws `folder_invalid` naming the file.
+ */
+export function importModel(config: string, tokenizerFile: string | undefined): { model: ModelSpec; tokenizer: TokenizerSpec } {
+  const parsed = parse('config.json', configSchema, config)
+  const model = modelSpecSchema.safeParse({
+    kind: 'gpt',
+    layers: parsed.n_layer,
+    heads: parsed.n_head,
+    embedding: parsed.n_embd,
+    context: parsed.n_positions,
+    vocabulary: parsed.vocab_size,
+    activation: parsed.activation_function,
+  })
+  if (!model.success) throw invalid('config.json', model.error)
+  if (parsed.tokenizer_kind === 'byte') return { model: model.data, tokenizer: { kind: 'byte' } }
+  if (tokenizerFile === undefined) {
+    throw new ShoalError('folder_invalid', 'tokenizer.json is missing: export the checkpoint again')
+  }
+  const { vocab } = parse('tokenizer.json', tokenizerFileSchema, tokenizerFile).model
+  const vocabulary = Object.entries(vocab)
+    .sort(([, a], [, b]) => a - b)
+    .map(([character]) => character)
+  const tokenizer = tokenizerSchema.safeParse({ kind: 'char', vocabulary })
+  if (!tokenizer.success) throw invalid('tokenizer.json', tokenizer.error)
+  if (vocabulary.length !== model.data.vocabulary) {
+    throw new ShoalError(
+      'folder_invalid',
+      `tokenizer.json has ${vocabulary.length} tokens, config.json says ${model.data.vocabulary}: export the checkpoint again`,
+    )
+  }
+  return { model: model.data, tokenizer: tokenizer.data }
+}
+
+function configOf({ model, data, name }: Manifest, from: ExportedFrom): Record<string, unknown> {
+  return {
+    architectures: ['ShoalGpt'],
+    model_type: 'shoal-gpt',
+    n_layer: model.layers,
+    n_head: model.heads,
+    n_embd: model.embedding,
+    n_positions: model.context,
+    vocab_size: model.vocabulary,
+    activation_function: model.activation,
+    tie_word_embeddings: true,
+    torch_dtype: 'float32',
+    tokenizer_kind: data.tokenizer.kind,
+    shoal: { name, ...from },
+  }
+}
+
+function tokenizerFileOf(vocabulary: readonly string[]): Record<string, unknown> {
+  return {
+    version: '1.0',
+    truncation: null,
+    padding: null,
+    added_tokens: [],
+    normalizer: null,
+    pre_tokenizer: { type: 'Split', pattern: { Regex: '(?s).' }, behavior: 'Isolated', invert: false },
+    post_processor: null,
+    decoder: { type: 'Fuse' },
+    model: {
+      type: 'WordLevel',
+      vocab: Object.fromEntries(vocabulary.map((character, token) => [character, token])),
+      unk_token: vocabulary[0],
+    },
+  }
+}
+
+function cardOf({ name, model }: Manifest, { run, checkpoint, outerStep }: ExportedFrom): string {
+  return `---
+library_name: shoal
+---
+# ${name}
+
+A character or byte level GPT (${model.layers} layers, ${model.heads} heads, width ${model.embedding}, context ${model.context}),
+trained by a Shoal swarm.
+
+- run: \`${run}\`
+- checkpoint: \`${checkpoint}\` after ${outerStep} outer steps
+
+Continue a text with it: \`shoal sample . --prompt "…"\`
+`
+}
+
+function json(value: unknown): string {
+  return `${JSON.stringify(value, null, 2)}\n`
+}
+
+function textFile(name: string, text: string): ExportedFile {
+  const bytes = utf8ToBytes(text)
+  return {
+    name,
+    bytes: bytes.length,
+    content: (async function* () {
+      yield bytes
+    })(),
+  }
+}
+
+function parse<T>(file: string, schema: z.ZodType<T>, text: string): T {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (cause) {
+    throw new ShoalError('folder_invalid', `${file} is no JSON: export the checkpoint again`, { cause })
+  }
+  const parsed = schema.safeParse(value)
+  if (parsed.success) return parsed.data
+  throw invalid(file, parsed.error)
+}
+
+function invalid(file: string, error: z.ZodError): ShoalError {
+  const issue = error.issues[0]
+  return new ShoalError(
+    'folder_invalid',
+    `${file} is not of a Shoal checkpoint (${issue?.path.join('.')}: ${issue?.message}): name a folder that \`shoal checkpoint export\` made`,
+  )
+}

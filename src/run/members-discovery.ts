@@ -1,0 +1,58 @@
+/** Finds the members of a run through the DHT, stays connected to some, and tells of those that come and go. */
+import type { CID } from 'multiformats/cid'
+import { LIMITS } from '../limits.ts'
+import type { RunContext } from './run-context.ts'
+
+/** First look-ups follow quickly: peers that start together find each other in seconds; later ones only heal. */
+const LOOKUP_INTERVALS_MS = [1_000, 2_000, 4_000, 8_000, 15_000, 30_000]
+/** Connections kept to members of one run. */
+const CONNECTIONS = LIMITS.groupPeers
+const CONNECT_MS = 10_000
+
+/** Runs until aborted; never rejects. */
+export async function discoverMembers(run: RunContext, cid: CID, signal: AbortSignal): Promise<void> {
+  run.network.discovery.provide(cid)
+  try {
+    for (let round = 0; !signal.aborted; round++) {
+      for await (const peer of run.network.discovery.find(cid, { signal })) await introduce(run, peer, signal)
+      for (const { peer } of run.membership.others().slice(0, CONNECTIONS)) await introduce(run, peer, signal)
+      const intervalMs = LOOKUP_INTERVALS_MS[Math.min(round, LOOKUP_INTERVALS_MS.length - 1)] ?? 0
+      await run.clock.sleep(intervalMs, signal)
+    }
+  } catch (thrown) {
+    if (!signal.aborted) run.logger.warn('member_discovery_ended', { run: run.id, reason: String(thrown) })
+  } finally {
+    run.network.discovery.unprovide(cid)
+  }
+}
+
+async function introduce(run: RunContext, peer: string, signal: AbortSignal): Promise<void> {
+  if (peer === run.self || run.network.connectedPeers().includes(peer)) return
+  const deadline = run.clock.deadline(CONNECT_MS, `connecting to ${peer}`, signal)
+  try {
+    await run.network.connect(peer, deadline)
+    await run.state.sync(peer, deadline)
+  } catch (thrown) {
+    run.logger.debug('member_unreachable', { run: run.id, peer, reason: String(thrown) })
+  }
+}
+
+/** Emits `member` events for every change of the membership; returns the function that stops it. */
+export function watchMembers(run: RunContext): () => void {
+  let known = new Set<string>()
+  return run.state.onChange(() => {
+    const present = new Set(
+      run.membership
+        .others()
+        .filter(({ record }) => record.status !== 'leaving')
+        .map(({ peer }) => peer),
+    )
+    for (const peer of present) if (!known.has(peer)) emit(run, peer, 'joined')
+    for (const peer of known) if (!present.has(peer)) emit(run, peer, 'left')
+    known = present
+  })
+}
+
+function emit(run: RunContext, peer: string, change: 'joined' | 'left'): void {
+  run.emit({ type: 'member', run: run.id, peer, change })
+}

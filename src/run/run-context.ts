@@ -1,0 +1,144 @@
+/** What the parts of one run share: its definition, its ports, and the progress that they move forward. */
+import type { Clock } from '../clock.ts'
+import type { Logger } from '../log.ts'
+import type { Metrics } from '../metrics.ts'
+import type { BlobExchange } from '../net/blobs.ts'
+import type { Network } from '../net/network.ts'
+import type { PeerRecord } from '../state/record.ts'
+import type { SharedState } from '../state/shared-state.ts'
+import type { BlobStore } from '../store/blob-store.ts'
+import type { Exchange } from './exchange.ts'
+import type { Manifest } from './manifest.ts'
+import type { Membership } from './membership.ts'
+import type { KeptCheckpoint, RunStore, StoredState } from './run-store.ts'
+import type { Engine, Trainer } from './trainer.ts'
+import type { RoundView, RunEvent, RunView } from './view.ts'
+
+export interface RunPorts {
+  network: Network
+  engine: Engine
+  blobs: BlobStore
+  blobExchange: BlobExchange
+  clock: Clock
+  logger: Logger
+  metrics: Metrics
+  emit: (event: RunEvent) => void
+}
+
+export interface Progress {
+  status: RunView['status']
+  /** Completed outer steps. */
+  outerStep: number
+  innerStep: number
+  tokens: number
+  loss: number | null
+  lossStart: number | null
+  validationLoss: number | null
+  tokensPerSecond: number
+  consensusDistance: number | null
+  round: RoundView | null
+  rounds: { averaged: number; solo: number; stale: number }
+  checkpoints: KeptCheckpoint[]
+  parametersHash: string | null
+  /** Of sessions before this one. */
+  bytesSentBefore: number
+  bytesReceivedBefore: number
+  error: { code: string; message: string } | null
+}
+
+/** The outer state that rounds change in place. */
+export interface OuterState {
+  parameters: Float32Array
+  momentum: Float32Array
+}
+
+export interface RunContext extends RunPorts {
+  readonly id: string
+  readonly self: string
+  readonly manifest: Manifest
+  /** Elements of the flat vector. */
+  readonly elements: number
+  readonly store: RunStore
+  readonly state: SharedState
+  readonly exchange: Exchange
+  readonly membership: Membership
+  readonly progress: Progress
+  /** The commit under way; parameters must not change before it is done. */
+  commit: Promise<void>
+  /** The last committed state: what a late joiner is given. */
+  committed: StoredState | undefined
+}
+
+/** A run whose weights are here and whose trainer is open. */
+export interface ReadyRun extends RunContext {
+  readonly trainer: Trainer
+  readonly outer: OuterState
+}
+
+export function initialProgress(): Progress {
+  return {
+    status: 'fetching',
+    outerStep: 0,
+    innerStep: 0,
+    tokens: 0,
+    loss: null,
+    lossStart: null,
+    validationLoss: null,
+    tokensPerSecond: 0,
+    consensusDistance: null,
+    round: null,
+    rounds: { averaged: 0, solo: 0, stale: 0 },
+    checkpoints: [],
+    parametersHash: null,
+    bytesSentBefore: 0,
+    bytesReceivedBefore: 0,
+    error: null,
+  }
+}
+
+export function bytesSent({ progress, exchange }: RunContext): number {
+  return progress.bytesSentBefore + exchange.bytesSent()
+}
+
+export function bytesReceived({ progress, exchange }: RunContext): number {
+  return progress.bytesReceivedBefore + exchange.bytesReceived()
+}
+
+const RECORD_STATUS: Record<Progress['status'], PeerRecord['status']> = {
+  fetching: 'joining',
+  waiting: 'waiting',
+  training: 'training',
+  paused: 'waiting',
+  merging: 'merging',
+  finished: 'finished',
+  failed: 'leaving',
+}
+
+export function setStatus(run: RunContext, status: Progress['status']): void {
+  if (run.progress.status === status) return
+  run.progress.status = status
+  run.emit({ type: 'run_status', run: run.id, status, outerStep: run.progress.outerStep })
+}
+
+/** Writes the own record from the progress and spreads it. */
+export async function publishRecord(run: RunContext, leaving = false): Promise<void> {
+  const { progress } = run
+  const newest = progress.checkpoints.at(-1)
+  await run.state.publish({
+    status: leaving ? 'leaving' : RECORD_STATUS[progress.status],
+    outerStep: progress.outerStep,
+    tokens: progress.tokens,
+    loss: progress.loss,
+    validationLoss: progress.validationLoss,
+    tokensPerSecond: Math.round(progress.tokensPerSecond),
+    checkpoint: newest?.cid ?? null,
+    checkpointStep: newest?.outerStep ?? null,
+    // Only all-reduce peers hold equal parameters, and only they wait for the hash of the step they publish.
+    parametersHash: run.manifest.averaging.rule === 'diloco' ? progress.parametersHash : null,
+    consensusDistance: progress.consensusDistance,
+    partners: progress.round?.partners ?? [],
+    outcome: progress.round?.outcome ?? null,
+    bytesSent: bytesSent(run),
+    bytesReceived: bytesReceived(run),
+  })
+}

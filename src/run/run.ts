@@ -1,0 +1,234 @@
+/**
+ * The state machine of one run on one node: fetching, waiting, training, merging, finished.
+ *
+ * It advances in its own loop; network events only change what the loop reads. It rejects nothing outward: a fault ends
+ * in the status `failed` with a code and a message, everything else is progress.
+ */
+import { ShoalError, asFault } from '../errors.ts'
+import type { BlobReferences } from '../store/blob-references.ts'
+import type { RecordStore } from '../store/record-store.ts'
+import type { BoardValue, StateService } from '../state/shared-state.ts'
+import { gptSchema } from '../model/gpt.ts'
+import { catchUp, donors, majorityAgainst } from './catch-up.ts'
+import { commitState, snapshotOf } from './commit.ts'
+import type { ExchangeService } from './exchange.ts'
+import type { Manifest } from './manifest.ts'
+import { createMembership } from './membership.ts'
+import { discoverMembers, watchMembers } from './members-discovery.ts'
+import { mergeReplicas } from './merge.ts'
+import { trainOuterStep } from './outer-step.ts'
+import { prepareRun, startingStep } from './preparation.ts'
+import {
+  initialProgress,
+  publishRecord,
+  setStatus,
+  type ReadyRun,
+  type RunContext,
+  type RunPorts,
+} from './run-context.ts'
+import { parseRunId } from './run-id.ts'
+import { createRunStore, type KeptCheckpoint, type Membership } from './run-store.ts'
+import { viewOf } from './run-view.ts'
+import type { RunView } from './view.ts'
+
+/** How often the waits for peers and for the board look again, should no event wake them. */
+const LOOK_AGAIN_MS = 500
+/** A last word to the swarm must not hold up the end of the process. */
+const FAREWELL_MS = 2_000
+
+export interface Run {
+  readonly id: string
+  readonly manifest: Manifest
+  view(): RunView
+  /** For peers that join late or fell behind. */
+  snapshot(): Promise<KeptCheckpoint | undefined>
+  writeBoard(key: string, value: BoardValue | undefined): Promise<void>
+  /** Stops and forgets the run. */
+  leave(): Promise<void>
+  /** Stops; the run goes on from its last commit when it is opened again. */
+  stop(): Promise<void>
+}
+
+export interface RunDependencies extends RunPorts {
+  records: RecordStore
+  references: BlobReferences
+  exchanges: ExchangeService
+  states: StateService
+}
+
+export interface RunOptions {
+  /** Peers known to take part; asked first. */
+  sources: readonly string[]
+  /** What this peer brings; undefined when the run is resumed. */
+  membership?: Membership
+}
+
+export async function openRun(
+  id: string,
+  manifest: Manifest,
+  deps: RunDependencies,
+  options: RunOptions,
+): Promise<Run> {
+  const run = await createContext(id, manifest, deps)
+  if (options.membership !== undefined) await run.store.setMembership(options.membership)
+  const ending = new AbortController()
+  const { signal } = ending
+  const unwatch = watchMembers(run)
+  const sources = (): string[] => [
+    ...new Set([...options.sources, ...run.membership.others().map(({ peer }) => peer)]),
+  ]
+  const discovery = discoverMembers(run, parseRunId(id), signal)
+  const life = live(run, sources, signal)
+
+  const stop = async (): Promise<void> => {
+    if (signal.aborted) return
+    ending.abort(new ShoalError('aborted', 'the run was stopped on this node'))
+    unwatch()
+    await Promise.allSettled([life, discovery])
+    await run.commit.catch(() => {})
+    if ('trainer' in run) await (run as ReadyRun).trainer.close()
+    run.exchange.close()
+    await run.state.close()
+    run.store.close()
+  }
+  return {
+    id,
+    manifest,
+    view: () => viewOf(run),
+    snapshot: () => snapshotOf(run, signal),
+    writeBoard: (key, value) => run.state.writeBoard(key, value),
+    stop,
+    async leave() {
+      const farewell = deps.clock.deadline(FAREWELL_MS, 'saying goodbye')
+      await Promise.race([publishRecord(run, true), deps.clock.sleep(FAREWELL_MS, farewell)]).catch(() => {})
+      const { store } = run
+      await stop()
+      await store.forget()
+    },
+  }
+}
+
+async function createContext(id: string, manifest: Manifest, deps: RunDependencies): Promise<RunContext> {
+  const { records, references, exchanges, states, ...ports } = deps
+  const progress = initialProgress()
+  const state = await states.open(id, { admins: manifest.admins })
+  const self = ports.network.peerId
+  return {
+    ...ports,
+    id,
+    self,
+    manifest,
+    elements: gptSchema(manifest.model).size,
+    store: createRunStore(id, manifest, { records, blobs: ports.blobs, references, clock: ports.clock }),
+    state,
+    exchange: exchanges.open(id, () => progress.outerStep),
+    membership: createMembership(self, state),
+    progress,
+    commit: Promise.resolve(),
+    committed: undefined,
+  }
+}
+
+async function live(context: RunContext, sources: () => string[], signal: AbortSignal): Promise<void> {
+  try {
+    const run = await prepareRun(context, sources, signal)
+    if (run.committed === undefined) await commitState(run, signal)
+    await waitForPeers(run, signal)
+    await train(run, signal)
+    if (run.committed?.finished !== true) await finish(run, signal)
+    setStatus(run, 'finished')
+    await publishRecord(run)
+  } catch (thrown) {
+    if (signal.aborted) return
+    const fault = asFault(thrown)
+    context.progress.error = { code: fault.code, message: fault.message }
+    setStatus(context, 'failed')
+    context.logger.error('run_failed', { run: context.id, code: fault.code, message: fault.message, stack: fault.stack })
+    context.emit({ type: 'run_failed', run: context.id, code: fault.code, message: fault.message })
+    await publishRecord(context).catch(() => {})
+  }
+}
+
+async function train(run: ReadyRun, signal: AbortSignal): Promise<void> {
+  while (run.progress.outerStep < run.manifest.outerSteps) {
+    signal.throwIfAborted()
+    await waitWhilePaused(run, signal)
+    if (run.progress.status !== 'training') {
+      setStatus(run, 'training')
+      await publishRecord(run)
+    }
+    const outcome = await trainOuterStep(run, signal)
+    if (outcome === 'stale') await resynchronize(run, donors(run), signal)
+    else await resynchronize(run, majorityAgainst(run), signal)
+  }
+}
+
+/** The merge, or, for a peer that comes when it is over, the checkpoint the others made. */
+async function finish(run: ReadyRun, signal: AbortSignal): Promise<void> {
+  const finished = donors(run).filter(({ record }) => record.status === 'finished')
+  if (finished.length > 0) {
+    await resynchronize(run, finished, signal)
+    await commitState(run, signal, { final: true })
+  } else {
+    await mergeReplicas(run, signal)
+  }
+}
+
+async function resynchronize(
+  run: ReadyRun,
+  from: ReturnType<typeof donors>,
+  signal: AbortSignal,
+): Promise<void> {
+  if (from.length === 0) return
+  const caughtUp = await catchUp(run, from, signal).catch((thrown: unknown) => {
+    signal.throwIfAborted()
+    // Alone with what it has is better than stopped: the next round tells again that it is behind.
+    run.logger.warn('catch_up_failed', { run: run.id, reason: String(thrown) })
+  })
+  if (caughtUp === undefined) return
+  await run.commit
+  run.outer.parameters.set(caughtUp.parameters)
+  if (caughtUp.momentum === null) run.outer.momentum.fill(0)
+  else run.outer.momentum.set(caughtUp.momentum)
+  await run.trainer.writeParameters(run.outer.parameters)
+  run.progress.outerStep = startingStep(run, caughtUp.checkpoint.outerStep)
+  await commitState(run, signal)
+  await publishRecord(run)
+}
+
+/** Until enough peers are there, others have begun, or the manifest's patience ends. */
+async function waitForPeers(run: ReadyRun, signal: AbortSignal): Promise<void> {
+  const { minPeers, startTimeoutMs } = run.manifest.limits
+  const startedMs = run.clock.now()
+  if (run.progress.outerStep === 0) setStatus(run, 'waiting')
+  await publishRecord(run)
+  while (run.progress.outerStep === 0 && run.clock.now() - startedMs < startTimeoutMs) {
+    const others = run.membership.others()
+    const ready = others.filter(({ record }) => record.status === 'waiting' || record.status === 'training')
+    if (ready.length + 1 >= minPeers || others.some(({ record }) => record.outerStep > 0)) return
+    await nextChange(run, signal)
+  }
+}
+
+async function waitWhilePaused(run: RunContext, signal: AbortSignal): Promise<void> {
+  while (run.state.board()['paused'] === true) {
+    if (run.progress.status !== 'paused') {
+      setStatus(run, 'paused')
+      await publishRecord(run)
+    }
+    await nextChange(run, signal)
+  }
+}
+
+/** Resolves at the next change of the shared state, or after a moment. */
+async function nextChange(run: RunContext, signal: AbortSignal): Promise<void> {
+  const moment = new AbortController()
+  const stopListening = run.state.onChange(() => moment.abort())
+  try {
+    await run.clock.sleep(LOOK_AGAIN_MS, AbortSignal.any([signal, moment.signal]))
+  } catch (thrown) {
+    if (signal.aborted) throw thrown
+  } finally {
+    stopListening()
+  }
+}

@@ -1,11 +1,30 @@
 /** createNode(): the composition root of the library, readable top to bottom. */
-import type { Link } from './net/network.ts'
+import { systemClock, type Clock } from './clock.ts'
+import { ShoalError } from './errors.ts'
+import { silentLogger, type Logger } from './log.ts'
+import { createMetrics, type Metrics } from './metrics.ts'
+import { createBlobExchange } from './net/blobs.ts'
+import type { Link, Network } from './net/network.ts'
+import { loadCheckpoint } from './run/checkpoint.ts'
+import { discoverRuns, serveDirectory } from './run/directory.ts'
+import { createExchangeService } from './run/exchange.ts'
+import { exportModel, type ExportedFile } from './run/exported-model.ts'
 import type { RunSpec } from './run/manifest.ts'
+import { createRunCollection, type JoinOptions, type RunCollection } from './run/run-collection.ts'
+import { formatRunLink } from './run/run-id.ts'
+import type { Run } from './run/run.ts'
+import { serveSnapshots } from './run/snapshots.ts'
+import type { Engine } from './run/trainer.ts'
+import { loadVector } from './run/vector-blobs.ts'
 import type { CheckpointView, RunEvent, RunListing, RunView } from './run/view.ts'
+import { createStateService } from './state/service.ts'
+import { createBlobReferences } from './store/blob-references.ts'
+import type { BlobStore } from './store/blob-store.ts'
+import { parseCid } from './store/content.ts'
+import type { RecordStore } from './store/record-store.ts'
 
 export interface NodeStatus {
   peerId: string
-  version: string
   addresses: string[]
   reachability: 'unknown' | 'public'
   links: number
@@ -15,12 +34,8 @@ export interface NodeStatus {
   counters: Record<string, number>
 }
 
-/** A checkpoint as a Hugging Face style folder: file name to bytes, streamed in order. */
-export interface CheckpointFile {
-  name: string
-  bytes: number
-  content: AsyncIterable<Uint8Array>
-}
+/** A checkpoint as a Hugging Face style folder: files with their bytes, made while they are read. */
+export type CheckpointFile = ExportedFile
 
 export interface ShoalNode {
   readonly peerId: string
@@ -34,17 +49,20 @@ export interface ShoalNode {
    * Resolves when the manifest is here; the rest goes on in the background and is seen in the view's status.
    * `text` is this peer's own data, compulsory when the manifest shares none.
    */
-  joinRun(idOrLink: string, options?: { text?: Uint8Array; signal?: AbortSignal }): Promise<RunView>
+  joinRun(idOrLink: string, options?: JoinOptions): Promise<RunView>
   leaveRun(id: string): Promise<void>
   /** Own runs, or with `discover` also public ones found in the directory. */
-  listRuns(options?: { discover?: boolean; signal?: AbortSignal }): Promise<RunListing[]>
+  listRuns(options?: {
+    discover?: boolean | undefined
+    signal?: AbortSignal | undefined
+  }): Promise<RunListing[]>
   /** Throws `run_unknown` when this node does not take part in it. */
   run(id: string): RunView
   runs(): RunView[]
   /** `shoal:<run id>?peer=<multiaddr>…` */
   invite(id: string): string
   checkpoints(id: string): CheckpointView[]
-  /** The newest checkpoint (or `cid`) as files of a Hugging Face style folder. */
+  /** The newest checkpoint (or `cid`) as files of a Hugging Face style folder. Throws `not_found`. */
   exportCheckpoint(id: string, cid?: string): Promise<CheckpointFile[]>
   writeBoard(
     id: string,
@@ -53,4 +71,132 @@ export interface ShoalNode {
   ): Promise<void>
   onEvent(listener: (event: RunEvent) => void): () => void
   stop(): Promise<void>
+}
+
+export interface NodeOptions {
+  /** Opened with the node's identity; `stop` closes it. */
+  network: Network
+  records: RecordStore
+  blobs: BlobStore
+  /** Closed by `stop`. */
+  engine: Engine
+  /** The metrics that the network counts into. */
+  metrics?: Metrics
+  clock?: Clock
+  logger?: Logger
+  /** Makes the seed of a run that is created without one. */
+  freshSeed?: () => string
+}
+
+/** Starts a node: serves peers, and goes on with the runs it took part in when it stopped. */
+export async function createNode(options: NodeOptions): Promise<ShoalNode> {
+  const { network, records, blobs, engine } = options
+  const { clock = systemClock, logger = silentLogger, metrics = createMetrics() } = options
+  const startedMs = clock.now()
+  const listeners = new Set<(event: RunEvent) => void>()
+
+  const references = createBlobReferences(blobs)
+  const blobExchange = createBlobExchange({ rpc: network.rpc, store: blobs, clock, metrics })
+  const exchanges = createExchangeService({ rpc: network.rpc, clock, metrics })
+  const states = createStateService({ network, records, clock, logger, metrics })
+  const runs = createRunCollection(
+    {
+      network,
+      engine,
+      records,
+      blobs,
+      references,
+      blobExchange,
+      exchanges,
+      states,
+      clock,
+      logger,
+      metrics,
+      emit: (event) => listeners.forEach((listener) => listener(event)),
+    },
+    options.freshSeed ?? (() => crypto.randomUUID()),
+  )
+  const stopServing = [
+    serveDirectory(network, () => runs.views()),
+    serveSnapshots(network.rpc, (id) => runs.find(id)),
+    () => blobExchange.close(),
+    () => exchanges.close(),
+  ]
+  await runs.resume()
+  await references.sweep()
+
+  return {
+    peerId: network.peerId,
+    status: () => ({
+      peerId: network.peerId,
+      addresses: network.addresses(),
+      reachability: network.reachability(),
+      links: network.links().length,
+      runs: runs.views().length,
+      engine: engine.backend,
+      uptimeMs: Math.round(clock.now() - startedMs),
+      counters: metrics.snapshot(),
+    }),
+    peers: () => network.links(),
+    connect: (address, signal) => network.connect(address, signal),
+    createRun: (spec, text) => runs.create(spec, text),
+    joinRun: (idOrLink, joining) => runs.join(idOrLink, joining),
+    leaveRun: (id) => runs.leave(id),
+    listRuns: ({ discover = false, signal } = {}) =>
+      listRuns(runs, discover, network, clock, signal),
+    run: (id) => runs.get(id).view(),
+    runs: () => runs.views(),
+    invite: (id) => formatRunLink({ id: runs.get(id).id, peers: network.addresses().slice(0, 4) }),
+    checkpoints: (id) => runs.get(id).view().checkpoints,
+    exportCheckpoint: (id, cid) => exportCheckpoint(runs.get(id), cid, blobs),
+    writeBoard: (id, key, value) => runs.get(id).writeBoard(key, value),
+    onEvent(listener) {
+      listeners.add(listener)
+      return () => listeners.delete(listener)
+    },
+    async stop() {
+      await runs.stop()
+      for (const stopOne of stopServing) stopOne()
+      await states.close()
+      await network.stop()
+      await engine.close()
+    },
+  }
+}
+
+async function listRuns(
+  runs: RunCollection,
+  discover: boolean,
+  network: Network,
+  clock: Clock,
+  signal?: AbortSignal,
+): Promise<RunListing[]> {
+  const own = runs.views().map(listingOf)
+  if (!discover) return own
+  const others = await discoverRuns(network, clock, signal)
+  return [...own, ...others.filter(({ id }) => runs.find(id) === undefined)]
+}
+
+async function exportCheckpoint(
+  run: Run,
+  cid: string | undefined,
+  blobs: BlobStore,
+): Promise<CheckpointFile[]> {
+  const chosen = cid ?? run.view().checkpoints.at(-1)?.cid
+  if (chosen === undefined)
+    throw new ShoalError('not_found', 'this run has no checkpoint yet: wait for its first')
+  const checkpoint = await loadCheckpoint(parseCid(chosen), blobs)
+  if (checkpoint.run !== run.id)
+    throw new ShoalError('not_found', `${chosen} is no checkpoint of this run`)
+  const parameters = await loadVector(checkpoint.parameters, checkpoint.parameters.bytes / 4, blobs)
+  return exportModel(run.manifest, parameters, {
+    run: run.id,
+    checkpoint: chosen,
+    outerStep: checkpoint.outerStep,
+  })
+}
+
+function listingOf(view: RunView): RunListing {
+  const { id, name, status, parameters, outerStep, outerSteps, members } = view
+  return { id, name, status, parameters, outerStep, outerSteps, peers: members.length, sources: [] }
 }

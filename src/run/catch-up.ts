@@ -4,9 +4,9 @@
  */
 import { z } from 'zod'
 import { messageOf, ShoalError } from '../errors.ts'
-import { LIMITS } from '../limits.ts'
 import type { Member } from '../state/shared-state.ts'
-import { decodeCbor, encodeCbor, parseCid } from '../store/content.ts'
+import { encodeCbor, parseCid } from '../store/content.ts'
+import { parseMessage } from '../store/message.ts'
 import { fetchCheckpoint, type Checkpoint } from './checkpoint.ts'
 import type { KeptCheckpoint } from './run-store.ts'
 import type { RunContext } from './run-context.ts'
@@ -37,25 +37,41 @@ export function donors(run: RunContext): Member[] {
 }
 
 /** Fetches the state of `candidates` in turn. Throws `blob_unavailable` when none of them could give it. */
-export async function catchUp(run: RunContext, candidates: readonly Member[], signal: AbortSignal): Promise<CaughtUp> {
+export async function catchUp(
+  run: RunContext,
+  candidates: readonly Member[],
+  signal: AbortSignal,
+): Promise<CaughtUp> {
   const reasons: string[] = []
   for (const { peer } of candidates.slice(0, DONORS_ASKED)) {
     try {
       const snapshot = await askSnapshot(run, peer, signal)
-      return await fetchSnapshot(run, snapshot, [peer, ...candidates.map((member) => member.peer)], signal)
+      return await fetchSnapshot(
+        run,
+        snapshot,
+        [peer, ...candidates.map((member) => member.peer)],
+        signal,
+      )
     } catch (thrown) {
       signal.throwIfAborted()
       reasons.push(`${peer.slice(-8)}: ${messageOf(thrown)}`)
     }
   }
-  throw new ShoalError('blob_unavailable', `no member could give the run's state (${reasons.join('; ')})`)
+  throw new ShoalError(
+    'blob_unavailable',
+    `no member could give the run's state (${reasons.join('; ')})`,
+  )
 }
 
-async function askSnapshot(run: RunContext, peer: string, signal: AbortSignal): Promise<KeptCheckpoint> {
-  const reply = await run.network.rpc.call(peer, 'run/snapshot', encodeCbor({ run: run.id }), { signal })
-  const parsed = snapshotReplySchema.safeParse(decodeCbor(reply, LIMITS.rpcMessageBytes))
-  if (!parsed.success) throw new ShoalError('message_invalid', 'malformed snapshot reply')
-  return parsed.data
+async function askSnapshot(
+  run: RunContext,
+  peer: string,
+  signal: AbortSignal,
+): Promise<KeptCheckpoint> {
+  const reply = await run.network.rpc.call(peer, 'run/snapshot', encodeCbor({ run: run.id }), {
+    signal,
+  })
+  return parseMessage(snapshotReplySchema, reply, 'snapshot reply')
 }
 
 async function fetchSnapshot(
@@ -65,15 +81,29 @@ async function fetchSnapshot(
   signal: AbortSignal,
 ): Promise<CaughtUp> {
   const expected = { run: run.id, schemaHash: run.manifest.schemaHash, elements: run.elements }
-  const checkpoint = await fetchCheckpoint(parseCid(cid), expected, [...new Set(sources)], run.blobExchange, { signal })
-  if (checkpoint.outerStep !== outerStep) throw new ShoalError('message_invalid', 'the snapshot is of another step')
-  const release = run.store.retain([cid, ...checkpoint.parameters.chunks, ...(checkpoint.momentum?.chunks ?? [])])
+  const checkpoint = await fetchCheckpoint(
+    parseCid(cid),
+    expected,
+    [...new Set(sources)],
+    run.blobExchange,
+    { signal },
+  )
+  if (checkpoint.outerStep !== outerStep)
+    throw new ShoalError('message_invalid', 'the snapshot is of another step')
+  const release = run.store.retain([
+    cid,
+    ...checkpoint.parameters.chunks,
+    ...(checkpoint.momentum?.chunks ?? []),
+  ])
   try {
     const { elements, blobs } = run
     return {
       checkpoint,
       parameters: await loadVector(checkpoint.parameters, elements, blobs),
-      momentum: checkpoint.momentum === null ? null : await loadVector(checkpoint.momentum, elements, blobs),
+      momentum:
+        checkpoint.momentum === null
+          ? null
+          : await loadVector(checkpoint.momentum, elements, blobs),
     }
   } finally {
     await release()

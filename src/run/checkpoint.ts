@@ -11,7 +11,8 @@ import { hashOf } from '../random.ts'
 import { LIMITS } from '../limits.ts'
 import type { BlobExchange } from '../net/blobs.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import { cidOf, decodeCbor, encodeCbor, parseCid } from '../store/content.ts'
+import { cidOf, encodeCbor, parseCid } from '../store/content.ts'
+import { parseMessage } from '../store/message.ts'
 import { chunkedSchema, type Chunked } from './manifest.ts'
 import { isVectorOf } from './vector-blobs.ts'
 
@@ -37,14 +38,13 @@ export async function storeCheckpoint(checkpoint: Checkpoint, blobs: BlobStore):
 }
 
 export function decodeCheckpoint(bytes: Uint8Array): Checkpoint {
-  const parsed = checkpointSchema.safeParse(decodeCbor(bytes, LIMITS.manifestBytes))
-  if (parsed.success) return parsed.data
-  throw new ShoalError('message_invalid', `malformed checkpoint at ${parsed.error.issues[0]?.path.join('.') ?? ''}`)
+  return parseMessage(checkpointSchema, bytes, 'checkpoint', LIMITS.manifestBytes)
 }
 
 export async function loadCheckpoint(cid: CID, blobs: BlobStore): Promise<Checkpoint> {
   const bytes = await blobs.get(cid)
-  if (bytes === undefined) throw new ShoalError('not_found', `checkpoint ${cid.toString()} is not on this node`)
+  if (bytes === undefined)
+    throw new ShoalError('not_found', `checkpoint ${cid.toString()} is not on this node`)
   return decodeCheckpoint(bytes)
 }
 
@@ -63,12 +63,21 @@ export async function fetchCheckpoint(
   exchange: BlobExchange,
   options: { signal: AbortSignal; onProgress?: (done: number, total: number) => void },
 ): Promise<Checkpoint> {
-  const checkpoint = decodeCheckpoint(await exchange.fetch(cid, sources, { signal: options.signal }))
-  if (checkpoint.run !== expected.run) throw new ShoalError('message_invalid', 'the checkpoint is of another run')
+  const checkpoint = decodeCheckpoint(
+    await exchange.fetch(cid, sources, { signal: options.signal }),
+  )
+  if (checkpoint.run !== expected.run)
+    throw new ShoalError('message_invalid', 'the checkpoint is of another run')
   if (checkpoint.schemaHash !== expected.schemaHash) {
-    throw new ShoalError('schema_mismatch', 'the checkpoint is of another model than the manifest says')
+    throw new ShoalError(
+      'schema_mismatch',
+      'the checkpoint is of another model than the manifest says',
+    )
   }
-  const vectors = [checkpoint.parameters, ...(checkpoint.momentum === null ? [] : [checkpoint.momentum])]
+  const vectors = [
+    checkpoint.parameters,
+    ...(checkpoint.momentum === null ? [] : [checkpoint.momentum]),
+  ]
   if (!vectors.every((vector) => isVectorOf(vector, expected.elements))) {
     throw new ShoalError('message_invalid', 'the checkpoint has the wrong size for its model')
   }

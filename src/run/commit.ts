@@ -11,7 +11,11 @@ import { CHECKPOINTS_KEPT, type KeptCheckpoint, type StoredState } from './run-s
 export const VALIDATION_BATCHES = 8
 
 /** Starts the commit of the state as it is now; `run.commit` is its end. Evaluates and checkpoints when it is time. */
-export async function commitState(run: ReadyRun, signal: AbortSignal, options: { final?: boolean } = {}): Promise<void> {
+export async function commitState(
+  run: ReadyRun,
+  signal: AbortSignal,
+  options: { final?: boolean } = {},
+): Promise<void> {
   await run.commit
   const { progress, manifest, outer } = run
   const optimizer = await run.trainer.exportOptimizer()
@@ -62,7 +66,10 @@ async function storeState(
   }
   if (isCheckpoint) {
     const kept = await publishCheckpoint(run, state, isFinal)
-    progress.checkpoints = [...progress.checkpoints.filter(({ cid }) => cid !== kept.cid), kept].slice(-CHECKPOINTS_KEPT)
+    progress.checkpoints = [
+      ...progress.checkpoints.filter(({ cid }) => cid !== kept.cid),
+      kept,
+    ].slice(-CHECKPOINTS_KEPT)
     state.checkpoints = progress.checkpoints
   }
   await store.commit(state)
@@ -70,10 +77,18 @@ async function storeState(
   progress.parametersHash = vectorHash(state.parameters)
 }
 
-async function publishCheckpoint(run: RunContext, state: StoredState, isFinal: boolean): Promise<KeptCheckpoint> {
+async function publishCheckpoint(
+  run: RunContext,
+  state: StoredState,
+  isFinal: boolean,
+): Promise<KeptCheckpoint> {
   const cid = await storeCheckpoint(checkpointOf(run, state, isFinal), run.blobs)
   const kept: KeptCheckpoint = { cid: cid.toString(), outerStep: state.outerStep, final: isFinal }
-  run.emit({ type: 'checkpoint', run: run.id, checkpoint: { ...kept, bytes: state.parameters.bytes } })
+  run.emit({
+    type: 'checkpoint',
+    run: run.id,
+    checkpoint: { ...kept, bytes: state.parameters.bytes },
+  })
   return kept
 }
 
@@ -94,22 +109,37 @@ export function checkpointOf(run: RunContext, state: StoredState, isFinal: boole
 const SNAPSHOT_KEPT_MS = 120_000
 
 /** A checkpoint of the last committed state for a late joiner; its chunks stay while it is fetched. */
-export async function snapshotOf(run: RunContext, signal: AbortSignal): Promise<KeptCheckpoint | undefined> {
+export async function snapshotOf(
+  run: RunContext,
+  signal: AbortSignal,
+): Promise<KeptCheckpoint | undefined> {
   const state = run.committed
   if (state === undefined) return undefined
   const newest = run.progress.checkpoints.at(-1)
   if (newest?.outerStep === state.outerStep) return newest
   const checkpoint = checkpointOf(run, state, false)
-  const release = run.store.retain([...checkpoint.parameters.chunks, ...(checkpoint.momentum?.chunks ?? [])])
+  const release = run.store.retain([
+    ...checkpoint.parameters.chunks,
+    ...(checkpoint.momentum?.chunks ?? []),
+  ])
   const cid = await storeCheckpoint(checkpoint, run.blobs)
   const releaseManifest = run.store.retain([cid.toString()])
-  // Deliberately in the background: nobody waits for the end of the grace period.
-  void run.clock
-    .sleep(SNAPSHOT_KEPT_MS, signal)
-    .then(async () => {
-      await release()
-      await releaseManifest()
-    })
-    .catch(() => {})
+  // In the background: nobody waits for the end of the grace period.
+  void releaseLater(run, [release, releaseManifest], signal)
   return { cid: cid.toString(), outerStep: state.outerStep, final: false }
+}
+
+async function releaseLater(
+  run: RunContext,
+  releases: (() => Promise<void>)[],
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    await run.clock.sleep(SNAPSHOT_KEPT_MS, signal)
+    for (const release of releases) await release()
+  } catch (thrown) {
+    // When the run stops, its blobs stay for the next start.
+    if (!signal.aborted)
+      run.logger.warn('snapshot_not_released', { run: run.id, reason: String(thrown) })
+  }
 }

@@ -59,10 +59,15 @@ export interface Contribution {
 }
 
 /** Which chunks a contribution of this phase has, for vectors of `elements`. */
-export function contributionPlan(averaging: Averaging, phase: Phase, elements: number): ChunkPlan[] {
+export function contributionPlan(
+  averaging: Averaging,
+  phase: Phase,
+  elements: number,
+): ChunkPlan[] {
   const parts: [Part, Codec][] = []
   if (phase === 'outer') parts.push(['pseudoGradient', codecs[averaging.pseudoGradientCodec]])
-  if (phase !== 'outer' || averaging.rule !== 'diloco') parts.push(['parameters', codecs[averaging.parametersCodec]])
+  if (phase !== 'outer' || averaging.rule !== 'diloco')
+    parts.push(['parameters', codecs[averaging.parametersCodec]])
   const plan: ChunkPlan[] = []
   for (const [part, codec] of parts) {
     for (let from = 0; from < elements; from += LIMITS.sliceElements) {
@@ -135,7 +140,11 @@ export function decodeSlice(contribution: Contribution, part: Part, from: number
 }
 
 /** De-quantises a whole part, yielding between slices. Throws `message_invalid` on codes that no encoder makes. */
-export async function decodePart(contribution: Contribution, part: Part, clock: Clock): Promise<Float32Array> {
+export async function decodePart(
+  contribution: Contribution,
+  part: Part,
+  clock: Clock,
+): Promise<Float32Array> {
   const chunks = contribution.plan.filter((chunk) => chunk.part === part)
   const vector = new Float32Array(chunks.at(-1)?.to ?? 0)
   for (const { from, to } of chunks) {
@@ -145,7 +154,10 @@ export async function decodePart(contribution: Contribution, part: Part, clock: 
   return vector
 }
 
-export async function digestMatches(bytes: Uint8Array, digest: Uint8Array | undefined): Promise<boolean> {
+export async function digestMatches(
+  bytes: Uint8Array,
+  digest: Uint8Array | undefined,
+): Promise<boolean> {
   if (digest === undefined) return false
   const found = (await sha256.digest(bytes)).digest
   return found.length === digest.length && found.every((byte, index) => byte === digest[index])

@@ -10,7 +10,8 @@ import { z } from 'zod'
 import type { Clock } from '../clock.ts'
 import { LIMITS } from '../limits.ts'
 import type { Network } from '../net/network.ts'
-import { cidOf, decodeCbor, encodeCbor } from '../store/content.ts'
+import { cidOf, encodeCbor } from '../store/content.ts'
+import { parseMessage } from '../store/message.ts'
 import type { RunListing, RunView } from './view.ts'
 
 const DIRECTORY_NAME = 'shoal: directory of public runs, version 1'
@@ -51,7 +52,11 @@ export function serveDirectory(network: Network, runs: () => RunView[]): () => v
 }
 
 /** Public runs that connected peers and providers of the directory tell of, most peers first. */
-export async function discoverRuns(network: Network, clock: Clock, signal?: AbortSignal): Promise<RunListing[]> {
+export async function discoverRuns(
+  network: Network,
+  clock: Clock,
+  signal?: AbortSignal,
+): Promise<RunListing[]> {
   const deadline = clock.deadline(DISCOVER_MS, 'discovering runs', signal)
   const found = new Map<string, RunListing>()
   const asked = new Set<string>()
@@ -59,15 +64,21 @@ export async function discoverRuns(network: Network, clock: Clock, signal?: Abor
     if (asked.has(peer)) return
     asked.add(peer)
     try {
-      const reply = await network.rpc.call(peer, 'run/list', encodeCbor({}), { signal: deadline, deadlineMs: ASK_MS })
-      const parsed = replySchema.safeParse(decodeCbor(reply, LIMITS.rpcMessageBytes))
-      for (const entry of parsed.success ? parsed.data.runs : []) note(found, entry, peer)
+      const reply = await network.rpc.call(peer, 'run/list', encodeCbor({}), {
+        signal: deadline,
+        deadlineMs: ASK_MS,
+      })
+      const { runs } = parseMessage(replySchema, reply, 'list of runs')
+      for (const entry of runs) note(found, entry, peer)
     } catch {
       // A peer that does not answer has nothing to list.
     }
   }
   const questions = network.connectedPeers().slice(0, LIMITS.providersPerCid).map(ask)
-  for await (const peer of network.discovery.find(await directoryCid(), { signal: deadline, deadlineMs: DISCOVER_MS })) {
+  for await (const peer of network.discovery.find(await directoryCid(), {
+    signal: deadline,
+    deadlineMs: DISCOVER_MS,
+  })) {
     questions.push(ask(peer))
   }
   await Promise.all(questions)
@@ -75,7 +86,11 @@ export async function discoverRuns(network: Network, clock: Clock, signal?: Abor
   return [...found.values()].sort((a, b) => b.peers - a.peers || (a.id < b.id ? -1 : 1))
 }
 
-function note(found: Map<string, RunListing>, entry: z.infer<typeof entrySchema>, source: string): void {
+function note(
+  found: Map<string, RunListing>,
+  entry: z.infer<typeof entrySchema>,
+  source: string,
+): void {
   const known = found.get(entry.id)
   if (known === undefined) {
     found.set(entry.id, { ...entry, status: null, sources: [source] })

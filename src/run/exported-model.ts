@@ -9,7 +9,13 @@ import { z } from 'zod'
 import { ShoalError } from '../errors.ts'
 import { gptSchema } from '../model/gpt.ts'
 import { writeSafetensors } from '../tensor/safetensors.ts'
-import { modelSpecSchema, tokenizerSchema, type Manifest, type ModelSpec, type TokenizerSpec } from './manifest.ts'
+import {
+  modelSpecSchema,
+  tokenizerSchema,
+  type Manifest,
+  type ModelSpec,
+  type TokenizerSpec,
+} from './manifest.ts'
 
 /** A file of the folder; its content is made while it is read. */
 export interface ExportedFile {
@@ -24,7 +30,11 @@ export interface ExportedFrom {
   outerStep: number
 }
 
-export function exportModel(manifest: Manifest, parameters: Float32Array, from: ExportedFrom): ExportedFile[] {
+export function exportModel(
+  manifest: Manifest,
+  parameters: Float32Array,
+  from: ExportedFrom,
+): ExportedFile[] {
   const { tokenizer } = manifest.data
   const tensors = writeSafetensors(gptSchema(manifest.model), parameters, { format: 'pt' })
   const files: ExportedFile[] = [
@@ -32,7 +42,8 @@ export function exportModel(manifest: Manifest, parameters: Float32Array, from: 
     { name: 'model.safetensors', ...tensors },
     textFile('README.md', cardOf(manifest, from)),
   ]
-  if (tokenizer.kind === 'char') files.push(textFile('tokenizer.json', json(tokenizerFileOf(tokenizer.vocabulary))))
+  if (tokenizer.kind === 'char')
+    files.push(textFile('tokenizer.json', json(tokenizerFileOf(tokenizer.vocabulary))))
   return files
 }
 
@@ -48,14 +59,20 @@ const configSchema = z.object({
 })
 
 const tokenizerFileSchema = z.object({
-  model: z.object({ type: z.literal('WordLevel'), vocab: z.record(z.string(), z.number().int().min(0)) }),
+  model: z.object({
+    type: z.literal('WordLevel'),
+    vocab: z.record(z.string(), z.number().int().min(0)),
+  }),
 })
 
 /**
  * Model and tokenizer of an exported folder from the texts of its `config.json` and (char level) `tokenizer.json`.
  * Throws `folder_invalid` naming the file.
  */
-export function importModel(config: string, tokenizerFile: string | undefined): { model: ModelSpec; tokenizer: TokenizerSpec } {
+export function importModel(
+  config: string,
+  tokenizerFile: string | undefined,
+): { model: ModelSpec; tokenizer: TokenizerSpec } {
   const parsed = parse('config.json', configSchema, config)
   const model = modelSpecSchema.safeParse({
     kind: 'gpt',
@@ -110,7 +127,12 @@ function tokenizerFileOf(vocabulary: readonly string[]): Record<string, unknown>
     padding: null,
     added_tokens: [],
     normalizer: null,
-    pre_tokenizer: { type: 'Split', pattern: { Regex: '(?s).' }, behavior: 'Isolated', invert: false },
+    pre_tokenizer: {
+      type: 'Split',
+      pattern: { Regex: '(?s).' },
+      behavior: 'Isolated',
+      invert: false,
+    },
     post_processor: null,
     decoder: { type: 'Fuse' },
     model: {
@@ -157,7 +179,9 @@ function parse<T>(file: string, schema: z.ZodType<T>, text: string): T {
   try {
     value = JSON.parse(text)
   } catch (cause) {
-    throw new ShoalError('folder_invalid', `${file} is no JSON: export the checkpoint again`, { cause })
+    throw new ShoalError('folder_invalid', `${file} is no JSON: export the checkpoint again`, {
+      cause,
+    })
   }
   const parsed = schema.safeParse(value)
   if (parsed.success) return parsed.data

@@ -10,17 +10,24 @@ const CONNECTIONS = LIMITS.groupPeers
 const CONNECT_MS = 10_000
 
 /** Runs until aborted; never rejects. */
-export async function discoverMembers(run: RunContext, cid: CID, signal: AbortSignal): Promise<void> {
+export async function discoverMembers(
+  run: RunContext,
+  cid: CID,
+  signal: AbortSignal,
+): Promise<void> {
   run.network.discovery.provide(cid)
   try {
     for (let round = 0; !signal.aborted; round++) {
-      for await (const peer of run.network.discovery.find(cid, { signal })) await introduce(run, peer, signal)
-      for (const { peer } of run.membership.others().slice(0, CONNECTIONS)) await introduce(run, peer, signal)
+      for await (const peer of run.network.discovery.find(cid, { signal }))
+        await introduce(run, peer, signal)
+      for (const { peer } of run.membership.others().slice(0, CONNECTIONS))
+        await introduce(run, peer, signal)
       const intervalMs = LOOKUP_INTERVALS_MS[Math.min(round, LOOKUP_INTERVALS_MS.length - 1)] ?? 0
       await run.clock.sleep(intervalMs, signal)
     }
   } catch (thrown) {
-    if (!signal.aborted) run.logger.warn('member_discovery_ended', { run: run.id, reason: String(thrown) })
+    if (!signal.aborted)
+      run.logger.warn('member_discovery_ended', { run: run.id, reason: String(thrown) })
   } finally {
     run.network.discovery.unprovide(cid)
   }

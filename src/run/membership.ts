@@ -43,7 +43,11 @@ export function createMembership(self: string, state: SharedState): Membership {
         ),
       ),
     mergers: () =>
-      peersOf(others().filter((member) => ['training', 'merging'].includes(member.record.status) && trusted(member))),
+      peersOf(
+        others().filter(
+          (member) => ['training', 'merging'].includes(member.record.status) && trusted(member),
+        ),
+      ),
     doubt(peer) {
       const member = others().find((other) => other.peer === peer)
       if (member !== undefined) doubted.set(peer, progressMark(member))

@@ -10,7 +10,13 @@ import { weightedMean } from '../optim/combine.ts'
 import { LIMITS } from '../limits.ts'
 import { norm, squaredDistance } from '../tensor/vector.ts'
 import { commitState } from './commit.ts'
-import { contributionPlan, decodePart, encodeContribution, type Contribution, type Phase } from './contribution.ts'
+import {
+  contributionPlan,
+  decodePart,
+  encodeContribution,
+  type Contribution,
+  type Phase,
+} from './contribution.ts'
 import { shuffledMembers } from './partners.ts'
 import { performRound } from './round.ts'
 import { publishRecord, setStatus, type ReadyRun } from './run-context.ts'
@@ -19,7 +25,12 @@ import { publishRecord, setStatus, type ReadyRun } from './run-context.ts'
 const MERGE_PATIENCE = 2
 
 /** Groups (without `self`) of the merge's stages for these members. */
-export function mergeGroups(self: string, run: string, outerStep: number, members: readonly string[]): string[][] {
+export function mergeGroups(
+  self: string,
+  run: string,
+  outerStep: number,
+  members: readonly string[],
+): string[][] {
   const order = shuffledMembers(run, outerStep, [...members, self])
   const others = (group: string[]): string[] => group.filter((peer) => peer !== self).sort()
   if (order.length <= LIMITS.groupPeers) return [others(order)]
@@ -39,7 +50,13 @@ export async function mergeReplicas(run: ReadyRun, signal: AbortSignal): Promise
   let replicas = 1
   for (const [stage, group] of groups.entries()) {
     if (group.length === 0) continue
-    const contributions = await exchangeParameters(run, stage === 0 ? 'merge-0' : 'merge-1', group, replicas, signal)
+    const contributions = await exchangeParameters(
+      run,
+      stage === 0 ? 'merge-0' : 'merge-1',
+      group,
+      replicas,
+      signal,
+    )
     if (contributions.length < 2) continue
     replicas = await applyMean(run, contributions, stage === 0)
     for (const { peer } of contributions) merged.add(peer)
@@ -88,13 +105,19 @@ async function exchangeParameters(
 }
 
 /** Takes the mean over, and with it the measured consensus distance. Returns the replicas behind it. */
-async function applyMean(run: ReadyRun, contributions: Contribution[], measure: boolean): Promise<number> {
+async function applyMean(
+  run: ReadyRun,
+  contributions: Contribution[],
+  measure: boolean,
+): Promise<number> {
   const vectors: Float32Array[] = []
-  for (const contribution of contributions) vectors.push(await decodePart(contribution, 'parameters', run.clock))
+  for (const contribution of contributions)
+    vectors.push(await decodePart(contribution, 'parameters', run.clock))
   const weights = contributions.map(({ header }) => Math.min(header.weight, LIMITS.runPeers))
   const mean = weightedMean(vectors, weights)
   if (measure) {
-    const squared = vectors.reduce((sum, vector) => sum + squaredDistance(vector, mean), 0) / vectors.length
+    const squared =
+      vectors.reduce((sum, vector) => sum + squaredDistance(vector, mean), 0) / vectors.length
     run.progress.consensusDistance = Math.sqrt(squared) / Math.max(norm(mean), Number.MIN_VALUE)
   }
   await run.commit

@@ -16,7 +16,10 @@ import { slicesInTurns } from './slices.ts'
 import type { RoundView } from './view.ts'
 
 /** Trains one outer step and commits it. Returns the round's outcome; rejects only when aborted or when training fails. */
-export async function trainOuterStep(run: ReadyRun, signal: AbortSignal): Promise<RoundResult['outcome']> {
+export async function trainOuterStep(
+  run: ReadyRun,
+  signal: AbortSignal,
+): Promise<RoundResult['outcome']> {
   const { progress, manifest } = run
   const { outerStep } = progress
   const tokens = await trainInnerSteps(run, signal)
@@ -69,7 +72,13 @@ async function trainInnerSteps(run: ReadyRun, signal: AbortSignal): Promise<numb
     signal,
     onProgress: ({ step, loss }) => {
       progress.innerStep = step
-      run.emit({ type: 'inner_progress', run: id, outerStep: progress.outerStep, innerStep: step, loss })
+      run.emit({
+        type: 'inner_progress',
+        run: id,
+        outerStep: progress.outerStep,
+        innerStep: step,
+        loss,
+      })
     },
   })
   progress.innerStep = result.steps
@@ -99,7 +108,8 @@ async function pseudoGradientOf(run: ReadyRun): Promise<Float32Array> {
 function choosePartners(run: ReadyRun, outerStep: number): Partners {
   const { averaging } = run.manifest
   const members = run.membership.trainers(outerStep)
-  if (averaging.rule === 'diloco') return { group: members.slice(0, LIMITS.groupPeers - 1), candidates: [] }
+  if (averaging.rule === 'diloco')
+    return { group: members.slice(0, LIMITS.groupPeers - 1), candidates: [] }
   return partnersOf(run.self, run.id, outerStep, members, averaging.groupSize)
 }
 

@@ -19,20 +19,28 @@ export async function applyRound(
 ): Promise<number | null> {
   const { averaging } = run.manifest
   const { parameters, momentum } = run.outer
-  const self = Math.max(0, contributions.findIndex(({ peer }) => peer === own.peer))
+  const self = Math.max(
+    0,
+    contributions.findIndex(({ peer }) => peer === own.peer),
+  )
   const weights = clampedWeights(contributions.map(({ header }) => header.weight))
   const hasParameters = averaging.rule !== 'diloco'
   const spread: Spread = { squaredDeviation: 0, squaredNorm: 0 }
   let squaredError = 0
   for await (const [from, to] of slicesInTurns(run.elements, run.clock)) {
-    const state = { parameters: parameters.subarray(from, to), momentum: momentum.subarray(from, to) }
+    const state = {
+      parameters: parameters.subarray(from, to),
+      momentum: momentum.subarray(from, to),
+    }
     const group = contributions.map((contribution, index): GroupMember => ({
       weight: weights[index] ?? 0,
       pseudoGradient: decodeSlice(contribution, 'pseudoGradient', from),
       parameters: hasParameters ? decodeSlice(contribution, 'parameters', from) : undefined,
     }))
     if (hasParameters && group.length > 1) {
-      const replicas = group.flatMap((member) => (member.parameters === undefined ? [] : [member.parameters]))
+      const replicas = group.flatMap((member) =>
+        member.parameters === undefined ? [] : [member.parameters],
+      )
       const slice = spreadOf(replicas)
       spread.squaredDeviation += slice.squaredDeviation
       spread.squaredNorm += slice.squaredNorm

@@ -8,7 +8,11 @@
 import { hashOf } from '../random.ts'
 
 /** Members in the order of this step's hash. */
-export function shuffledMembers(run: string, outerStep: number, members: readonly string[]): string[] {
+export function shuffledMembers(
+  run: string,
+  outerStep: number,
+  members: readonly string[],
+): string[] {
   const keyed = [...new Set(members)].map((peer) => ({ peer, key: hashOf(run, outerStep, peer) }))
   keyed.sort((a, b) => (a.key < b.key ? -1 : 1))
   return keyed.map(({ peer }) => peer)
@@ -27,7 +31,8 @@ export function groupsOf(
   const order = shuffledMembers(run, outerStep, members)
   const size = groupSize > 0 ? groupSize : order.length < 8 ? 2 : 4
   const groups: string[][] = []
-  for (let start = 0; start < order.length; start += size) groups.push(order.slice(start, start + size))
+  for (let start = 0; start < order.length; start += size)
+    groups.push(order.slice(start, start + size))
   const tail = groups.at(-1)
   if (groups.length > 1 && tail?.length === 1) groups.at(-2)?.push(...(groups.pop() ?? []))
   return groups
@@ -48,7 +53,8 @@ export function partnersOf(
   groupSize: number,
 ): Partners {
   const everyone = [...members, self]
-  const own = groupsOf(run, outerStep, everyone, groupSize).find((group) => group.includes(self)) ?? []
+  const own =
+    groupsOf(run, outerStep, everyone, groupSize).find((group) => group.includes(self)) ?? []
   const order = shuffledMembers(run, outerStep, everyone)
   const position = order.indexOf(self)
   const following = [...order.slice(position + 1), ...order.slice(0, position)]

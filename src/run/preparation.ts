@@ -1,5 +1,6 @@
 /** From a manifest to a run that can train: data, weights (initial, stored, or a member's), trainer. */
-import { loadDataset } from '../data/dataset.ts'
+import { createDataset } from '../data/dataset.ts'
+import { createTokenizer } from '../data/tokenizer.ts'
 import { ShoalError } from '../errors.ts'
 import { parseCid } from '../store/content.ts'
 import { catchUp, donors } from './catch-up.ts'
@@ -11,10 +12,22 @@ import type { TrainerSpec } from './trainer.ts'
 import { isVectorOf, loadBytes, loadVector } from './vector-blobs.ts'
 
 /** Brings everything here that training needs. `sources` are peers that know the run. */
-export async function prepareRun(run: RunContext, sources: () => string[], signal: AbortSignal): Promise<ReadyRun> {
+export async function prepareRun(
+  run: RunContext,
+  sources: () => string[],
+  signal: AbortSignal,
+): Promise<ReadyRun> {
   await publishRecord(run)
   for (const peer of sources()) await run.state.sync(peer, signal).catch(() => {})
-  const dataset = loadDataset(await loadText(run, sources, signal), run.manifest.data)
+  const dataset = await createDataset(
+    await loadText(run, sources, signal),
+    {
+      tokenizer: createTokenizer(run.manifest.data.tokenizer),
+      validationFraction: run.manifest.data.validationFraction,
+      context: run.manifest.model.context,
+    },
+    { clock: run.clock, signal },
+  )
   const stored = await run.store.load()
   const vectors = await startingVectors(run, stored, sources, signal)
   const { manifest } = run
@@ -31,7 +44,10 @@ export async function prepareRun(run: RunContext, sources: () => string[], signa
   const trainer = await run.engine.open(spec, vectors.parameters)
   if (trainer.schema.size !== run.elements) {
     await trainer.close()
-    throw new ShoalError('schema_mismatch', 'the engine lays the model out in another way than the manifest says')
+    throw new ShoalError(
+      'schema_mismatch',
+      'the engine lays the model out in another way than the manifest says',
+    )
   }
   if (vectors.optimizer.length > 0) await trainer.importOptimizer(vectors.optimizer)
   const outer: OuterState = { parameters: vectors.parameters, momentum: vectors.momentum }
@@ -43,11 +59,18 @@ export async function prepareRun(run: RunContext, sources: () => string[], signa
   return Object.assign(run, { trainer, outer })
 }
 
-async function loadText(run: RunContext, sources: () => string[], signal: AbortSignal): Promise<Uint8Array> {
+async function loadText(
+  run: RunContext,
+  sources: () => string[],
+  signal: AbortSignal,
+): Promise<Uint8Array> {
   const own = (await run.store.membership())?.text
   const text = own ?? run.manifest.data.text
   if (text === null || text === undefined) {
-    throw new ShoalError('data_unusable', 'this run shares no data: join it with your own text (--data PATH)')
+    throw new ShoalError(
+      'data_unusable',
+      'this run shares no data: join it with your own text (--data PATH)',
+    )
   }
   if (own === null || own === undefined) await fetchChunked(run, text, sources, signal)
   return loadBytes(text, run.blobs)

@@ -6,7 +6,8 @@
  */
 import type { Clock } from '../clock.ts'
 import type { Contribution, RoundKey, ChunkPlan } from './contribution.ts'
-import type { Exchange, Pulled } from './exchange.ts'
+import type { Pulled } from './contribution-pull.ts'
+import type { Exchange } from './exchange.ts'
 import type { Partners } from './partners.ts'
 
 export interface RoundResult {
@@ -39,7 +40,11 @@ const PULL_SHARE = 0.75
 /** Peers outside the group that are asked when nobody inside answers. */
 const CANDIDATES_ASKED = 2
 
-export async function performRound(exchange: Exchange, clock: Clock, input: RoundInput): Promise<RoundResult> {
+export async function performRound(
+  exchange: Exchange,
+  clock: Clock,
+  input: RoundInput,
+): Promise<RoundResult> {
   const { key, own, partners, exact, signal } = input
   const startedMs = clock.now()
   const whole = clock.deadline(input.timeoutMs, 'the round', signal)
@@ -50,7 +55,8 @@ export async function performRound(exchange: Exchange, clock: Clock, input: Roun
   if (!exact && !hasContribution(answers) && partners.group.length > 0) {
     for (const candidate of partners.candidates.slice(0, CANDIDATES_ASKED)) {
       if (whole.aborted || hasContribution(answers)) break
-      for (const [peer, pulled] of await pullFrom(exchange, [candidate], input, whole, false)) answers.set(peer, pulled)
+      for (const [peer, pulled] of await pullFrom(exchange, [candidate], input, whole, false))
+        answers.set(peer, pulled)
     }
   }
   signal.throwIfAborted()
@@ -106,15 +112,20 @@ function summary(
   { own, key, staleness }: RoundInput,
 ): Omit<RoundResult, 'durationMs'> {
   const partners = agreed.map(({ peer }) => peer).filter((peer) => peer !== own.peer)
-  const refused = [...answers].flatMap(([peer, pulled]) => (pulled.kind === 'refused' ? [{ peer, ...pulled }] : []))
+  const refused = [...answers].flatMap(([peer, pulled]) =>
+    pulled.kind === 'refused' ? [{ peer, ...pulled }] : [],
+  )
   const isStale = refused.some(
-    ({ refusal, outerStep }) => refusal === 'stale' && outerStep !== null && outerStep > key.outerStep + staleness,
+    ({ refusal, outerStep }) =>
+      refusal === 'stale' && outerStep !== null && outerStep > key.outerStep + staleness,
   )
   return {
     outcome: partners.length > 0 ? 'averaged' : isStale ? 'stale' : 'solo',
     contributions: agreed.length > 0 ? agreed : [own],
     partners,
-    reasons: refused.map(({ peer, refusal, message }) => `${peer.slice(-8)}: ${refusal} (${message})`.slice(0, 160)),
+    reasons: refused.map(({ peer, refusal, message }) =>
+      `${peer.slice(-8)}: ${refusal} (${message})`.slice(0, 160),
+    ),
     unreachable: refused.filter(({ refusal }) => refusal === 'unreachable').map(({ peer }) => peer),
   }
 }
@@ -124,7 +135,9 @@ function hasContribution(answers: Map<string, Pulled>): boolean {
 }
 
 function contributionsIn(answers: Map<string, Pulled>): Contribution[] {
-  return [...answers.values()].flatMap((pulled) => (pulled.kind === 'contribution' ? [pulled.contribution] : []))
+  return [...answers.values()].flatMap((pulled) =>
+    pulled.kind === 'contribution' ? [pulled.contribution] : [],
+  )
 }
 
 function byPeer(a: Contribution, b: Contribution): number {

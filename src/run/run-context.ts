@@ -65,13 +65,15 @@ export interface RunContext extends RunPorts {
   readonly progress: Progress
   /** The commit under way; parameters must not change before it is done. */
   commit: Promise<void>
+  /** Open once the run is ready. */
+  trainer: Trainer | undefined
   /** The last committed state: what a late joiner is given. */
   committed: StoredState | undefined
 }
 
 /** A run whose weights are here and whose trainer is open. */
 export interface ReadyRun extends RunContext {
-  readonly trainer: Trainer
+  trainer: Trainer
   readonly outer: OuterState
 }
 

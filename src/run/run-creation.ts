@@ -1,7 +1,7 @@
 /** From a user's spec and text to a manifest, with initial weights and text stored as blobs. */
 import type { Clock } from '../clock.ts'
-import { loadDataset } from '../data/dataset.ts'
-import { buildTokenizer } from '../data/tokenizer.ts'
+import { createDataset } from '../data/dataset.ts'
+import { createTokenizer, tokenizerSpecFor } from '../data/tokenizer.ts'
 import { ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import { gptSchema } from '../model/gpt.ts'
@@ -35,7 +35,8 @@ export async function createManifest(
       `the text has ${text.length} bytes, peers fetch at most ${LIMITS.sharedDataBytes}: set shareData = false and let each peer bring its own`,
     )
   }
-  const tokenizer = buildTokenizer(spec.tokenizer, text)
+  const pace = { clock: deps.clock }
+  const tokenizer = await tokenizerSpecFor(spec.tokenizer, text, pace)
   const model: ModelSpec = {
     kind: 'gpt',
     ...spec.model,
@@ -43,7 +44,15 @@ export async function createManifest(
   }
   const schema = gptSchema(model)
   const data = { tokenizer, text: null, validationFraction: spec.validationFraction }
-  loadDataset(text, data, { context: model.context, batchSequences: spec.batchSequences })
+  await createDataset(
+    text,
+    {
+      tokenizer: createTokenizer(tokenizer),
+      validationFraction: spec.validationFraction,
+      context: model.context,
+    },
+    pace,
+  )
   const seed = spec.seed ?? creator.seed
   const storedText = await storeBytes(text, deps.blobs)
   const manifest: Manifest = {

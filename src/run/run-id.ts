@@ -29,7 +29,11 @@ export function parseRunLink(text: string): RunLink {
     try {
       multiaddr(peer)
     } catch (cause) {
-      throw new ShoalError('link_invalid', `the link names a peer address that is no multiaddr: ${peer}`, { cause })
+      throw new ShoalError(
+        'link_invalid',
+        `the link names a peer address that is no multiaddr: ${peer}`,
+        { cause },
+      )
     }
   }
   return { id: parseRunId(id).toString(), peers: peers.slice(0, 8) }
@@ -56,10 +60,15 @@ export function formatRunLink({ id, peers }: RunLink): string {
 }
 
 /** Canonical bytes of a manifest and the run id that they have. */
-export async function encodeManifest(manifest: Manifest): Promise<{ id: string; cid: CID; bytes: Uint8Array }> {
+export async function encodeManifest(
+  manifest: Manifest,
+): Promise<{ id: string; cid: CID; bytes: Uint8Array }> {
   const bytes = encodeCbor(manifestSchema.parse(manifest))
   if (bytes.length > LIMITS.manifestBytes) {
-    throw new ShoalError('spec_invalid', `the manifest has ${bytes.length} bytes, more than ${LIMITS.manifestBytes}`)
+    throw new ShoalError(
+      'spec_invalid',
+      `the manifest has ${bytes.length} bytes, more than ${LIMITS.manifestBytes}`,
+    )
   }
   const cid = await cidOf(bytes, 'dag-cbor')
   return { id: cid.toString(), cid, bytes }
@@ -68,7 +77,8 @@ export async function encodeManifest(manifest: Manifest): Promise<{ id: string; 
 /** Parses bytes that were already checked against the run id. Throws `version_unsupported` or `message_invalid`. */
 export function decodeManifest(bytes: Uint8Array): Manifest {
   const value = decodeCbor(bytes, LIMITS.manifestBytes)
-  const version = typeof value === 'object' && value !== null && 'version' in value ? value.version : undefined
+  const version =
+    typeof value === 'object' && value !== null && 'version' in value ? value.version : undefined
   if (version !== MANIFEST_VERSION) {
     throw new ShoalError(
       'version_unsupported',
@@ -78,5 +88,8 @@ export function decodeManifest(bytes: Uint8Array): Manifest {
   const parsed = manifestSchema.safeParse(value)
   if (parsed.success) return parsed.data
   const issue = parsed.error.issues[0]
-  throw new ShoalError('message_invalid', `the run's manifest is malformed at ${issue?.path.join('.')}: ${issue?.message}`)
+  throw new ShoalError(
+    'message_invalid',
+    `the run's manifest is malformed at ${issue?.path.join('.')}: ${issue?.message}`,
+  )
 }

@@ -29,7 +29,11 @@ const stateSchema = z.strictObject({
   tokens: z.number().int().min(0),
   bytesSent: z.number().int().min(0),
   bytesReceived: z.number().int().min(0),
-  rounds: z.strictObject({ averaged: z.number().int(), solo: z.number().int(), stale: z.number().int() }),
+  rounds: z.strictObject({
+    averaged: z.number().int(),
+    solo: z.number().int(),
+    stale: z.number().int(),
+  }),
   lossStart: z.number().nullable(),
   loss: z.number().nullable(),
   validationLoss: z.number().nullable(),
@@ -63,7 +67,9 @@ export interface RunStore {
   load(): Promise<StoredState | undefined>
   loadVectors(state: StoredState, elements: number): Promise<RunVectors>
   /** Stores the vectors' chunks; the state is not changed before `commit`. */
-  storeVectors(vectors: RunVectors): Promise<{ parameters: Chunked; momentum: Chunked; optimizer: Chunked }>
+  storeVectors(
+    vectors: RunVectors,
+  ): Promise<{ parameters: Chunked; momentum: Chunked; optimizer: Chunked }>
   /** Replaces the state and lets go of the blobs that only the one before needed. */
   commit(state: StoredState): Promise<void>
   /** Keeps blobs until the returned function is called, whatever is committed meanwhile. */
@@ -144,7 +150,9 @@ export function createRunStore(
 /** Runs this node was taking part in when it stopped. */
 export async function storedRuns(records: RecordStore): Promise<string[]> {
   const found = await records.list(KEY_PREFIX)
-  return found.filter(([key]) => key.endsWith('/membership')).map(([key]) => key.split('/')[1] ?? '')
+  return found
+    .filter(([key]) => key.endsWith('/membership'))
+    .map(([key]) => key.split('/')[1] ?? '')
 }
 
 async function blobsOf(state: StoredState, blobs: BlobStore): Promise<string[]> {
@@ -156,10 +164,17 @@ async function blobsOf(state: StoredState, blobs: BlobStore): Promise<string[]> 
   return cids
 }
 
-async function read<T>(records: RecordStore, key: string, schema: z.ZodType<T>): Promise<T | undefined> {
+async function read<T>(
+  records: RecordStore,
+  key: string,
+  schema: z.ZodType<T>,
+): Promise<T | undefined> {
   const bytes = await records.get(key)
   if (bytes === undefined) return undefined
   const parsed = schema.safeParse(decodeCbor(bytes, LIMITS.manifestBytes))
   if (parsed.success) return parsed.data
-  throw new ShoalError('state_corrupt', `the stored record ${key} does not parse: leave the run and join it again`)
+  throw new ShoalError(
+    'state_corrupt',
+    `the stored record ${key} does not parse: leave the run and join it again`,
+  )
 }

@@ -86,7 +86,7 @@ export async function openRun(
     unwatch()
     await Promise.allSettled([life, discovery])
     await run.commit.catch(() => {})
-    if ('trainer' in run) await (run as ReadyRun).trainer.close()
+    await run.trainer?.close()
     run.exchange.close()
     await run.state.close()
     run.store.close()
@@ -100,7 +100,9 @@ export async function openRun(
     stop,
     async leave() {
       const farewell = deps.clock.deadline(FAREWELL_MS, 'saying goodbye')
-      await Promise.race([publishRecord(run, true), deps.clock.sleep(FAREWELL_MS, farewell)]).catch(() => {})
+      await Promise.race([publishRecord(run, true), deps.clock.sleep(FAREWELL_MS, farewell)]).catch(
+        () => {},
+      )
       const { store } = run
       await stop()
       await store.forget()
@@ -108,7 +110,11 @@ export async function openRun(
   }
 }
 
-async function createContext(id: string, manifest: Manifest, deps: RunDependencies): Promise<RunContext> {
+async function createContext(
+  id: string,
+  manifest: Manifest,
+  deps: RunDependencies,
+): Promise<RunContext> {
   const { records, references, exchanges, states, ...ports } = deps
   const progress = initialProgress()
   const state = await states.open(id, { admins: manifest.admins })
@@ -119,17 +125,27 @@ async function createContext(id: string, manifest: Manifest, deps: RunDependenci
     self,
     manifest,
     elements: gptSchema(manifest.model).size,
-    store: createRunStore(id, manifest, { records, blobs: ports.blobs, references, clock: ports.clock }),
+    store: createRunStore(id, manifest, {
+      records,
+      blobs: ports.blobs,
+      references,
+      clock: ports.clock,
+    }),
     state,
     exchange: exchanges.open(id, () => progress.outerStep),
     membership: createMembership(self, state),
     progress,
     commit: Promise.resolve(),
+    trainer: undefined,
     committed: undefined,
   }
 }
 
-async function live(context: RunContext, sources: () => string[], signal: AbortSignal): Promise<void> {
+async function live(
+  context: RunContext,
+  sources: () => string[],
+  signal: AbortSignal,
+): Promise<void> {
   try {
     const run = await prepareRun(context, sources, signal)
     if (run.committed === undefined) await commitState(run, signal)
@@ -143,7 +159,12 @@ async function live(context: RunContext, sources: () => string[], signal: AbortS
     const fault = asFault(thrown)
     context.progress.error = { code: fault.code, message: fault.message }
     setStatus(context, 'failed')
-    context.logger.error('run_failed', { run: context.id, code: fault.code, message: fault.message, stack: fault.stack })
+    context.logger.error('run_failed', {
+      run: context.id,
+      code: fault.code,
+      message: fault.message,
+      stack: fault.stack,
+    })
     context.emit({ type: 'run_failed', run: context.id, code: fault.code, message: fault.message })
     await publishRecord(context).catch(() => {})
   }
@@ -204,7 +225,9 @@ async function waitForPeers(run: ReadyRun, signal: AbortSignal): Promise<void> {
   await publishRecord(run)
   while (run.progress.outerStep === 0 && run.clock.now() - startedMs < startTimeoutMs) {
     const others = run.membership.others()
-    const ready = others.filter(({ record }) => record.status === 'waiting' || record.status === 'training')
+    const ready = others.filter(
+      ({ record }) => record.status === 'waiting' || record.status === 'training',
+    )
     if (ready.length + 1 >= minPeers || others.some(({ record }) => record.outerStep > 0)) return
     await nextChange(run, signal)
   }

@@ -9,7 +9,11 @@ import { float32Bytes, float32Vector } from '../tensor/float32-bytes.ts'
 import type { Chunked } from './manifest.ts'
 
 /** Stores a vector of any length; chunks that are there already cost a hash only. */
-export async function storeVector(vector: Float32Array, blobs: BlobStore, clock: Clock): Promise<Chunked> {
+export async function storeVector(
+  vector: Float32Array,
+  blobs: BlobStore,
+  clock: Clock,
+): Promise<Chunked> {
   const chunks: string[] = []
   for (let from = 0; from < vector.length; from += LIMITS.sliceElements) {
     const bytes = float32Bytes(vector.subarray(from, from + LIMITS.sliceElements))
@@ -35,12 +39,22 @@ async function storeBlob(bytes: Uint8Array, blobs: BlobStore): Promise<CID> {
 
 /** Whether a peer's claim about a vector of `elements` can be true, before anything is fetched or allocated. */
 export function isVectorOf(chunked: Chunked, elements: number): boolean {
-  return chunked.bytes === elements * 4 && chunked.chunks.length === Math.ceil(elements / LIMITS.sliceElements)
+  return (
+    chunked.bytes === elements * 4 &&
+    chunked.chunks.length === Math.ceil(elements / LIMITS.sliceElements)
+  )
 }
 
-export async function loadVector(chunked: Chunked, elements: number, blobs: BlobStore): Promise<Float32Array> {
+export async function loadVector(
+  chunked: Chunked,
+  elements: number,
+  blobs: BlobStore,
+): Promise<Float32Array> {
   if (!isVectorOf(chunked, elements)) {
-    throw new ShoalError('state_corrupt', `a stored vector has ${chunked.bytes} bytes, the model needs ${elements * 4}`)
+    throw new ShoalError(
+      'state_corrupt',
+      `a stored vector has ${chunked.bytes} bytes, the model needs ${elements * 4}`,
+    )
   }
   return float32Vector(await loadBytes(chunked, blobs))
 }
@@ -54,11 +68,14 @@ export async function loadBytes(chunked: Chunked, blobs: BlobStore): Promise<Uin
   let offset = 0
   for (const text of chunked.chunks) {
     const bytes = await blobs.get(parseCid(text))
-    if (bytes === undefined) throw new ShoalError('blob_unavailable', `blob ${text} is not in the store`)
-    if (offset + bytes.length > whole.length) throw new ShoalError('state_corrupt', 'chunked data is longer than it claims')
+    if (bytes === undefined)
+      throw new ShoalError('blob_unavailable', `blob ${text} is not in the store`)
+    if (offset + bytes.length > whole.length)
+      throw new ShoalError('state_corrupt', 'chunked data is longer than it claims')
     whole.set(bytes, offset)
     offset += bytes.length
   }
-  if (offset !== whole.length) throw new ShoalError('state_corrupt', 'chunked data is shorter than it claims')
+  if (offset !== whole.length)
+    throw new ShoalError('state_corrupt', 'chunked data is shorter than it claims')
   return whole
 }

@@ -1,0 +1,19 @@
+/** `run/snapshot`: which checkpoint holds a run's committed state here, for peers that join late or fell behind. */
+import { z } from 'zod'
+import { ShoalError } from '../errors.ts'
+import type { PeerRpc } from '../net/network.ts'
+import { encodeCbor } from '../store/content.ts'
+import { parseMessage } from '../store/message.ts'
+import type { Run } from './run.ts'
+
+const requestSchema = z.strictObject({ run: z.string().max(128) })
+
+/** Returns the function that stops it. */
+export function serveSnapshots(rpc: PeerRpc, find: (id: string) => Run | undefined): () => void {
+  return rpc.handle('run/snapshot', async (request) => {
+    const { run } = parseMessage(requestSchema, request, 'snapshot request')
+    const snapshot = await find(run)?.snapshot()
+    if (snapshot === undefined) throw new ShoalError('run_unknown', 'nothing of this run to give')
+    return encodeCbor(snapshot)
+  })
+}

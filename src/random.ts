@@ -17,16 +17,21 @@ export function hashOf(...parts: (string | number)[]): string {
   return bytesToHex(sha256(utf8ToBytes(text)))
 }
 
-/** A stream named by its parts: same parts, same numbers, on every machine. mulberry32 on a sha-256 seed. */
-export function seededRandom(...parts: (string | number)[]): Random {
-  let state = Number.parseInt(hashOf(...parts).slice(0, 8), 16)
-  let spare: number | undefined
-  const uniform = (): number => {
+/** The generator mulberry32: uniform in [0, 1) with 32 bits, from a seed of 32 bits. */
+export function mulberry32(seed: number): () => number {
+  let state = seed
+  return () => {
     state = (state + 0x6d2b79f5) | 0
     let t = Math.imul(state ^ (state >>> 15), 1 | state)
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
     return ((t ^ (t >>> 14)) >>> 0) / 4294967296
   }
+}
+
+/** A stream named by its parts: same parts, same numbers, on every machine. mulberry32 on a sha-256 seed. */
+export function seededRandom(...parts: (string | number)[]): Random {
+  const uniform = mulberry32(Number.parseInt(hashOf(...parts).slice(0, 8), 16))
+  let spare: number | undefined
   return {
     uniform,
     integer: (bound) => Math.floor(uniform() * bound),

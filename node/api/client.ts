@@ -1,0 +1,184 @@
+/** Typed client of the local API: any route of the table, each call with a deadline, and the events. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { abortReason, systemClock } from '../../src/clock.ts'
+import type { Clock } from '../../src/clock.ts'
+import { ShoalError, isFaultCode, messageOf } from '../../src/errors.ts'
+import { DEADLINES } from '../../src/limits.ts'
+import type { RunEvent } from '../../src/run/view.ts'
+import { readApiFile } from './api-file.ts'
+import { readEvents } from './event-reader.ts'
+import { ROUTES, pathParameters } from './routes.ts'
+import type { Route } from './routes.ts'
+
+export interface CallOptions {
+  signal?: AbortSignal | undefined
+  deadlineMs?: number | undefined
+}
+
+export interface ApiClient {
+  readonly url: string
+  /** Calls a route of `ROUTES`. Rejects with the daemon's fault, `daemon_unreachable` or `timeout`. */
+  call<I extends z.ZodObject, O extends z.ZodType>(
+    route: Route<I, O>,
+    input: z.input<I>,
+    options?: CallOptions,
+  ): Promise<z.output<O>>
+  /**
+   * Domain events from now on, over reconnections without loss as far as the daemon keeps them. Ends with the signal;
+   * throws `daemon_unreachable` when the daemon is gone.
+   */
+  events(options: { signal: AbortSignal }): AsyncIterable<RunEvent>
+}
+
+export interface ApiClientOptions {
+  url: string
+  token: string
+  clock?: Clock
+}
+
+/**
+ * A client of the daemon that owns `dataDir`. Throws `daemon_unreachable` with the remedy when none is running,
+ * without sending the token to whatever may listen on its old port.
+ */
+export function connectDaemon(dataDir: string): ApiClient {
+  const file = readApiFile(dataDir)
+  if (file === undefined || !isAlive(file.pid)) {
+    throw new ShoalError(
+      'daemon_unreachable',
+      `no daemon is running on ${dataDir}: start one with \`shoal daemon\`, or name its folder with --data-dir`,
+    )
+  }
+  return createApiClient({ url: file.url, token: readToken(dataDir) })
+}
+
+export function createApiClient({ url, token, clock = systemClock }: ApiClientOptions): ApiClient {
+  const http: Http = { url, clock, authorization: `Bearer ${token}` }
+  return {
+    url,
+    call: (route, input, options) => call(http, route, input, options),
+    events: ({ signal }) =>
+      readEvents({
+        clock,
+        signal,
+        open: (lastEventId, attempt) => openEvents(http, lastEventId, attempt),
+      }),
+  }
+}
+
+interface Http {
+  url: string
+  authorization: string
+  clock: Clock
+}
+
+async function call<I extends z.ZodObject, O extends z.ZodType>(
+  http: Http,
+  route: Route<I, O>,
+  input: z.input<I>,
+  options: CallOptions = {},
+): Promise<z.output<O>> {
+  const deadlineMs = options.deadlineMs ?? route.deadlineMs ?? DEADLINES.apiMs
+  const signal = http.clock.deadline(deadlineMs, `${route.method} ${route.path}`, options.signal)
+  const response = await send(http, requestOf(http, route, input, signal), signal)
+  const body = await response.json().catch((cause: unknown) => {
+    throw signal.aborted ? abortReason(signal) : unexpected(`not JSON: ${messageOf(cause)}`)
+  })
+  const parsed = route.output.safeParse(body)
+  if (parsed.success) return parsed.data
+  throw unexpected(z.prettifyError(parsed.error).replaceAll(/\s+/g, ' '))
+}
+
+function unexpected(why: string): ShoalError {
+  const remedy = 'daemon and client may be of different versions: restart the daemon'
+  return new ShoalError(
+    'version_unsupported',
+    `unexpected answer of the daemon (${remedy}; ${why})`,
+  )
+}
+
+function requestOf(
+  http: Http,
+  route: Route,
+  input: Record<string, unknown>,
+  signal: AbortSignal,
+): Request {
+  const named = pathParameters(route)
+  const rest = Object.entries(input).filter(
+    ([key, value]) => !named.includes(key) && value !== undefined,
+  )
+  const path = named.reduce(
+    (text, name) => text.replace(`{${name}}`, encodeURIComponent(String(input[name]))),
+    route.path,
+  )
+  const headers = { authorization: http.authorization }
+  if (route.method === 'GET') {
+    const query = new URLSearchParams(rest.map(([key, value]) => [key, String(value)]))
+    const suffix = rest.length === 0 ? '' : `?${query.toString()}`
+    return new Request(`${http.url}${path}${suffix}`, { headers, signal })
+  }
+  return new Request(`${http.url}${path}`, {
+    method: route.method,
+    headers: { ...headers, 'content-type': 'application/json' },
+    body: JSON.stringify(Object.fromEntries(rest)),
+    signal,
+  })
+}
+
+/** The response of a call that succeeded; a problem becomes the fault that the daemon meant. */
+async function send(http: Http, request: Request, signal: AbortSignal): Promise<Response> {
+  const response = await fetch(request).catch((cause: unknown) => {
+    if (signal.aborted) throw abortReason(signal)
+    throw new ShoalError(
+      'daemon_unreachable',
+      `the daemon at ${http.url} does not answer: start it with \`shoal daemon\``,
+      { cause },
+    )
+  })
+  if (response.ok) return response
+  const problem = problemSchema.safeParse(await response.json().catch(() => undefined))
+  if (!problem.success || !isFaultCode(problem.data.code)) {
+    throw unexpected(`HTTP status ${response.status}`)
+  }
+  throw new ShoalError(problem.data.code, problem.data.detail, { details: problem.data.details })
+}
+
+const problemSchema = z.object({
+  code: z.string(),
+  detail: z.string(),
+  details: z.record(z.string(), z.unknown()).default({}),
+})
+
+async function openEvents(
+  http: Http,
+  lastEventId: string | undefined,
+  signal: AbortSignal,
+): Promise<ReadableStream<Uint8Array>> {
+  const headers = {
+    authorization: http.authorization,
+    ...(lastEventId !== undefined && { 'last-event-id': lastEventId }),
+  }
+  const request = new Request(`${http.url}${ROUTES.events.path}`, { headers, signal })
+  const { body } = await send(http, request, signal)
+  return body ?? new ReadableStream()
+}
+
+function readToken(dataDir: string): string {
+  const path = join(dataDir, 'api-token')
+  try {
+    return readFileSync(path, 'utf8').trim()
+  } catch (cause) {
+    throw new ShoalError('unauthorized', `cannot read ${path}: ${messageOf(cause)}`, { cause })
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (cause) {
+    // EPERM: it lives and belongs to somebody else.
+    return cause instanceof Error && 'code' in cause && cause.code === 'EPERM'
+  }
+}

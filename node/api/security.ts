@@ -1,0 +1,65 @@
+/**
+ * Who may call the local API. Always on, because a web page in the user's browser can reach loopback too:
+ * a Host allow-list (DNS rebinding), no foreign Origin (cross-site requests), a bearer token (other users of the
+ * machine), JSON bodies only (forms cannot send them). There is no CORS: no other site may read an answer.
+ */
+import { createHash, timingSafeEqual } from 'node:crypto'
+import type { MiddlewareHandler } from 'hono'
+import { ShoalError } from '../../src/errors.ts'
+
+export interface GuardOptions {
+  token: string
+  /** Port of the server, known once it listens. */
+  port: () => number
+  /** Paths that need no token. */
+  openPaths: readonly string[]
+}
+
+/** Throws `forbidden` for a foreign Host or Origin, `unauthorized` without the token, `body_invalid` for a non-JSON body. */
+export function guard(options: GuardOptions): MiddlewareHandler {
+  return async (context, next) => {
+    const { req } = context
+    const hosts = ['127.0.0.1', '[::1]', 'localhost'].map((name) => `${name}:${options.port()}`)
+    const host = req.header('host')?.toLowerCase()
+    if (host === undefined || !hosts.includes(host)) {
+      throw new ShoalError('forbidden', `the Host header must be ${hosts.join(' or ')}`)
+    }
+    checkOrigin(req.header('origin'), req.header('sec-fetch-site'), host)
+    if (!options.openPaths.includes(req.path))
+      checkToken(req.header('authorization'), options.token)
+    if (req.method !== 'GET' && !isJson(req.header('content-type'))) {
+      throw new ShoalError('body_invalid', 'send the header Content-Type: application/json')
+    }
+    await next()
+  }
+}
+
+function checkOrigin(origin: string | undefined, site: string | undefined, host: string): void {
+  // An Origin equal to the Host is a page that this server itself served.
+  if (origin !== undefined && origin.toLowerCase() !== `http://${host}`) {
+    throw new ShoalError('forbidden', 'requests from web pages of another origin are refused')
+  }
+  if (site !== undefined && site !== 'same-origin' && site !== 'none') {
+    throw new ShoalError('forbidden', 'requests from web pages of another site are refused')
+  }
+}
+
+function checkToken(authorization: string | undefined, token: string): void {
+  const [scheme = '', sent = ''] = (authorization ?? '').split(' ')
+  // Hashes have one length and are compared in constant time, so timing tells nothing about the token.
+  const equal = timingSafeEqual(sha256(sent), sha256(token))
+  if (scheme.toLowerCase() !== 'bearer' || !equal) {
+    throw new ShoalError(
+      'unauthorized',
+      'the API token is missing or wrong: send the content of api-token in the data folder',
+    )
+  }
+}
+
+function sha256(text: string): Buffer {
+  return createHash('sha256').update(text).digest()
+}
+
+function isJson(contentType: string | undefined): boolean {
+  return contentType?.split(';')[0]?.trim().toLowerCase() === 'application/json'
+}

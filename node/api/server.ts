@@ -1,0 +1,217 @@
+/** The local API over HTTP on loopback, mounted from the route table. */
+import { createServer } from 'node:http'
+import type { Server } from 'node:http'
+import { getRequestListener } from '@hono/node-server'
+import { Hono } from 'hono'
+import type { Context } from 'hono'
+import { bodyLimit } from 'hono/body-limit'
+import type { Clock } from '../../src/clock.ts'
+import { FAULTS, ShoalError, asFault, messageOf } from '../../src/errors.ts'
+import { DEADLINES, LIMITS } from '../../src/limits.ts'
+import type { Logger } from '../../src/log.ts'
+import type { ShoalNode } from '../../src/node.ts'
+import { createEventHistory } from './event-history.ts'
+import type { EventHistory } from './event-history.ts'
+import { eventStream } from './event-stream.ts'
+import { createHandlers } from './handlers.ts'
+import type { Handler } from './handlers.ts'
+import { ROUTES, pathParameters } from './routes.ts'
+import type { Route } from './routes.ts'
+import { guard } from './security.ts'
+
+const HOSTNAME = '127.0.0.1'
+/** Calls of people and scripts on one machine, beside the readers of events. */
+const CALLERS_MAX = 256
+/** A caller on loopback that sends its headers slower than this is broken. */
+const HEADERS_TIMEOUT_MS = 10_000
+const CLOSE_GRACE_MS = 1_000
+
+export interface ApiServerOptions {
+  node: ShoalNode
+  token: string
+  /** 0 takes any free port. */
+  port: number
+  dataDir: string
+  clock: Clock
+  logger: Logger
+  shutdown: () => void
+  /** Default `DEADLINES.eventHeartbeatMs`. */
+  heartbeatMs?: number
+}
+
+export interface ApiServer {
+  readonly url: string
+  close(): Promise<void>
+}
+
+interface Mount {
+  app: Hono
+  options: ApiServerOptions
+  /** Fires when the server closes. */
+  closing: AbortSignal
+}
+
+/** Listens on loopback. Throws `port_in_use` naming the port. */
+export async function createApiServer(options: ApiServerOptions): Promise<ApiServer> {
+  const closing = new AbortController()
+  const app = new Hono()
+  const server = createHttpServer(app)
+  const address = { port: options.port }
+  const url = () => `http://${HOSTNAME}:${address.port}`
+  const history = createEventHistory()
+  const handlers = createHandlers({ ...options, apiUrl: url })
+
+  app.onError((error, context) => problem(error, context, options.logger))
+  app.notFound((context) => {
+    const what = `${context.req.method} ${context.req.path} is no route of this API`
+    return problem(new ShoalError('not_found', what), context, options.logger)
+  })
+  app.use(guard({ token: options.token, port: () => address.port, openPaths: openPaths() }))
+  app.use(bodyLimit({ maxSize: LIMITS.apiBodyBytes, onError: refuseBody }))
+  const mount: Mount = { app, options, closing: closing.signal }
+  for (const handler of Object.values(handlers)) mountCall(mount, handler)
+  mountEvents(mount, history)
+
+  address.port = await listen(server, options.port)
+  const unsubscribe = options.node.onEvent((event) => history.append(event))
+  return {
+    url: url(),
+    async close() {
+      unsubscribe()
+      closing.abort(new ShoalError('aborted', 'the daemon is stopping'))
+      await closeServer(server, options.clock)
+    },
+  }
+}
+
+function createHttpServer(app: Hono): Server {
+  const listener = getRequestListener(app.fetch)
+  const server = createServer(
+    { headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: DEADLINES.apiMs },
+    // The adaptor answers by itself when the app rejects, so this promise never does.
+    (incoming, outgoing) => void listener(incoming, outgoing),
+  )
+  server.maxConnections = LIMITS.eventReaders + CALLERS_MAX
+  return server
+}
+
+function openPaths(): string[] {
+  const routes: Route[] = Object.values(ROUTES)
+  return routes.filter((route) => route.open === true).map((route) => route.path)
+}
+
+function mountCall({ app, options, closing }: Mount, { route, call }: Handler): void {
+  app.on(route.method, honoPath(route), async (context) => {
+    const raw = await rawInput(context, route)
+    const signal = options.clock.deadline(
+      route.deadlineMs ?? DEADLINES.apiMs,
+      `${route.method} ${route.path}`,
+      AbortSignal.any([context.req.raw.signal, closing]),
+    )
+    return Response.json(await call(raw, { signal }))
+  })
+}
+
+function mountEvents({ app, options, closing }: Mount, history: EventHistory): void {
+  let readers = 0
+  app.on(ROUTES.events.method, ROUTES.events.path, (context) => {
+    if (readers >= LIMITS.eventReaders) {
+      throw new ShoalError('limit_exceeded', `${readers} readers of events are here already`)
+    }
+    readers++
+    const body = eventStream({
+      history,
+      clock: options.clock,
+      heartbeatMs: options.heartbeatMs ?? DEADLINES.eventHeartbeatMs,
+      lastEventId: context.req.header('last-event-id'),
+      signal: AbortSignal.any([context.req.raw.signal, closing]),
+      onEnd: () => readers--,
+    })
+    return context.body(body, 200, {
+      'content-type': 'text/event-stream',
+      'cache-control': 'no-store',
+    })
+  })
+}
+
+/** Path, query and body as one object; the path wins, so that a body cannot rename what the path names. */
+async function rawInput(context: Context, route: Route): Promise<Record<string, unknown>> {
+  const given = route.method === 'GET' ? context.req.query() : await jsonBody(context)
+  const named = pathParameters(route).map((name) => [name, context.req.param(name)])
+  return { ...given, ...Object.fromEntries(named) }
+}
+
+async function jsonBody(context: Context): Promise<object> {
+  const text = await context.req.text()
+  let body: unknown
+  try {
+    body = text === '' ? {} : JSON.parse(text)
+  } catch (cause) {
+    throw new ShoalError('body_invalid', `the body is not JSON: ${messageOf(cause)}`, { cause })
+  }
+  if (typeof body === 'object' && body !== null && !Array.isArray(body)) return body
+  throw new ShoalError('body_invalid', 'the body must be a JSON object')
+}
+
+function refuseBody(): never {
+  throw new ShoalError('body_too_large', `a body may have ${LIMITS.apiBodyBytes} bytes at most`)
+}
+
+/** RFC 9457. Faults of our own making are told; anything else is also logged with its stack. */
+function problem(thrown: unknown, context: Context, logger: Logger): Response {
+  const fault = asFault(thrown)
+  const { status } = FAULTS[fault.code]
+  if (fault.code === 'internal') {
+    logger.error('api_call_failed', { path: context.req.path, error: fault.cause ?? fault })
+  }
+  const body = {
+    type: 'about:blank',
+    title: fault.code.replaceAll('_', ' '),
+    status,
+    detail: fault.message,
+    code: fault.code,
+    details: fault.details,
+  }
+  const headers: Record<string, string> = { 'content-type': 'application/problem+json' }
+  if (status === 401) headers['www-authenticate'] = 'Bearer'
+  return new Response(JSON.stringify(body), { status, headers })
+}
+
+function honoPath(route: Route): string {
+  return route.path.replaceAll(/\{(\w+)\}/g, ':$1')
+}
+
+async function listen(server: Server, port: number): Promise<number> {
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(port, HOSTNAME, () => {
+      server.removeListener('error', reject)
+      resolve()
+    })
+  }).catch((cause: unknown) => {
+    const taken = cause instanceof Error && 'code' in cause && cause.code === 'EADDRINUSE'
+    if (!taken) {
+      throw new ShoalError('internal', `cannot listen on port ${port}: ${messageOf(cause)}`, {
+        cause,
+      })
+    }
+    throw new ShoalError(
+      'port_in_use',
+      `port ${port} for the local API is already in use: choose another with --api-port`,
+      { cause },
+    )
+  })
+  const bound = server.address()
+  return typeof bound === 'object' && bound !== null ? bound.port : port
+}
+
+/** Lets answers that are being written finish, then cuts what is left. */
+async function closeServer(server: Server, clock: Clock): Promise<void> {
+  const closed = new Promise<void>((resolve) => {
+    server.close(() => resolve())
+  })
+  server.closeIdleConnections()
+  const grace = clock.deadline(CLOSE_GRACE_MS, 'open API calls')
+  grace.addEventListener('abort', () => server.closeAllConnections(), { once: true })
+  await closed
+}

@@ -99,16 +99,12 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
   const blobExchange = createBlobExchange({ rpc: network.rpc, store: blobs, clock, metrics })
   const exchanges = createExchangeService({ rpc: network.rpc, clock, metrics })
   const states = createStateService({ network, records, clock, logger, metrics })
+  const stores = { records, blobs, references }
+  const services = { network, engine, blobExchange, exchanges, states }
   const runs = createRunCollection(
     {
-      network,
-      engine,
-      records,
-      blobs,
-      references,
-      blobExchange,
-      exchanges,
-      states,
+      ...stores,
+      ...services,
       clock,
       logger,
       metrics,
@@ -150,7 +146,7 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
     checkpoints: (id) => runs.get(id).view().checkpoints,
     exportCheckpoint: (id, cid) => exportCheckpoint(runs.get(id), cid, blobs),
     writeBoard: (id, key, value) => runs.get(id).writeBoard(key, value),
-    onEvent(listener) {
+    onEvent: (listener) => {
       listeners.add(listener)
       return () => listeners.delete(listener)
     },

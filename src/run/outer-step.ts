@@ -53,7 +53,16 @@ export async function trainOuterStep(
   for (const peer of result.unreachable) run.membership.doubt(peer)
   // The commit of the step before still reads the parameters that are about to change.
   await run.commit
-  const consensusDistance = await applyRound(run, own, result.contributions)
+  const consensusDistance = await applyRound(
+    {
+      averaging: manifest.averaging,
+      outer: run.outer,
+      self: run.self,
+      contributions: result.contributions,
+      swarm: run.membership.trainers(outerStep).length + 1,
+    },
+    run.clock,
+  )
   await run.trainer.writeParameters(run.outer.parameters)
   noteRound(run, result, {
     consensusDistance,

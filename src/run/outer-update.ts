@@ -1,59 +1,65 @@
 /** The outer update of one round, slice by slice, from the encoded contributions of an agreed group. */
-import { estimateConsensusDistance, spreadOf, type Spread } from '../optim/consensus.ts'
-import { outerStep, type GroupMember } from '../optim/outer.ts'
-import { squaredDistance } from '../tensor/vector.ts'
+import type { Clock } from '../clock.ts'
+import { estimateConsensusDistance } from '../optim/consensus.ts'
+import { outerStep, type GroupMember, type OuterState } from '../optim/outer.ts'
+import { squaredDistance, sumOfSquares } from '../tensor/vector.ts'
 import { decodeSlice, type Contribution } from './contribution.ts'
-import type { ReadyRun } from './run-context.ts'
+import type { Averaging } from './manifest.ts'
 import { slicesInTurns } from './slices.ts'
 
+export interface OuterUpdate {
+  averaging: Averaging
+  /** Moved in place. */
+  outer: OuterState
+  /** Of the peer whose outer state it is. */
+  self: string
+  /** Ordered by peer id; without the own one when the others agreed without it (`diloco`). */
+  contributions: readonly Contribution[]
+  /** Peers in the swarm, for the estimate. */
+  swarm: number
+}
+
 /**
- * Moves parameters and momentum in place. `contributions` are ordered by peer id; everyone, the sender included, uses
- * the de-quantised pseudo-gradients, so that all members of a group compute the same mean bit by bit.
+ * Combines the contributions by the manifest's rule. Everyone, the sender included, uses the de-quantised
+ * pseudo-gradients in peer-id order, so that all members of a group compute the same mean bit by bit.
  *
  * Returns the estimate of the swarm's consensus distance before the update, or null when this group cannot tell.
  */
-export async function applyRound(
-  run: ReadyRun,
-  own: Contribution,
-  contributions: readonly Contribution[],
-): Promise<number | null> {
-  const { averaging } = run.manifest
-  const { parameters, momentum } = run.outer
+export async function applyRound(update: OuterUpdate, clock: Clock): Promise<number | null> {
+  const { averaging, outer, contributions } = update
+  const { parameters, momentum } = outer
   const self = Math.max(
     0,
-    contributions.findIndex(({ peer }) => peer === own.peer),
+    contributions.findIndex(({ peer }) => peer === update.self),
   )
   const weights = clampedWeights(contributions.map(({ header }) => header.weight))
   const hasParameters = averaging.rule !== 'diloco'
-  const spread: Spread = { squaredDeviation: 0, squaredNorm: 0 }
-  let squaredError = 0
-  for await (const [from, to] of slicesInTurns(run.elements, run.clock)) {
+  const squaredDistances = contributions.map(() => 0)
+  let squaredNorm = 0
+  for await (const [from, to] of slicesInTurns(parameters.length, clock)) {
     const state = {
       parameters: parameters.subarray(from, to),
       momentum: momentum.subarray(from, to),
     }
     const group = contributions.map((contribution, index): GroupMember => ({
-      weight: weights[index] ?? 0,
+      weight: weights[index]!,
       pseudoGradient: decodeSlice(contribution, 'pseudoGradient', from),
       parameters: hasParameters ? decodeSlice(contribution, 'parameters', from) : undefined,
     }))
-    if (hasParameters && group.length > 1) {
-      const replicas = group.flatMap((member) =>
-        member.parameters === undefined ? [] : [member.parameters],
-      )
-      const slice = spreadOf(replicas)
-      spread.squaredDeviation += slice.squaredDeviation
-      spread.squaredNorm += slice.squaredNorm
-      squaredError += squaredDistance(replicas[self] ?? state.parameters, state.parameters)
+    squaredNorm += sumOfSquares(state.parameters)
+    for (const [index, { parameters: theirs }] of group.entries()) {
+      if (theirs === undefined) continue
+      squaredDistances[index]! += squaredDistance(theirs, state.parameters)
     }
     outerStep(averaging, state, group, self)
   }
   if (!hasParameters) return 0
+  // The distance to the own decoded parameters is what the codec does.
+  const squaredError = squaredDistances[self] ?? 0
+  const toOthers = squaredDistances.filter((_, index) => index !== self)
   return estimateConsensusDistance(
-    spread,
-    contributions.length,
-    run.membership.trainers(run.progress.outerStep).length + 1,
-    squaredError,
+    { squaredDistances: toOthers, squaredNorm, squaredError },
+    update.swarm,
   )
 }
 

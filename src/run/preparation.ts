@@ -1,11 +1,12 @@
 /** From a manifest to a run that can train: data, weights (initial, stored, or a member's), trainer. */
 import { createDataset } from '../data/dataset.ts'
 import { createTokenizer } from '../data/tokenizer.ts'
+import type { OuterState } from '../optim/outer.ts'
 import { ShoalError } from '../errors.ts'
 import { parseCid } from '../store/content.ts'
 import { catchUp, donors } from './catch-up.ts'
 import type { Chunked } from './manifest.ts'
-import { publishRecord, type OuterState, type ReadyRun, type RunContext } from './run-context.ts'
+import { publishRecord, type ReadyRun, type RunContext } from './run-context.ts'
 import type { RunVectors, StoredState } from './run-store.ts'
 import { VALIDATION_BATCHES } from './commit.ts'
 import type { TrainerSpec } from './trainer.ts'

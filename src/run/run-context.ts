@@ -7,6 +7,7 @@ import type { Network } from '../net/network.ts'
 import type { PeerRecord } from '../state/record.ts'
 import type { SharedState } from '../state/shared-state.ts'
 import type { BlobStore } from '../store/blob-store.ts'
+import type { OuterState } from '../optim/outer.ts'
 import type { Exchange } from './exchange.ts'
 import type { Manifest } from './manifest.ts'
 import type { Membership } from './membership.ts'
@@ -46,12 +47,6 @@ export interface Progress {
   error: { code: string; message: string } | null
 }
 
-/** The outer state that rounds change in place. */
-export interface OuterState {
-  parameters: Float32Array
-  momentum: Float32Array
-}
-
 export interface RunContext extends RunPorts {
   readonly id: string
   readonly self: string
@@ -74,6 +69,7 @@ export interface RunContext extends RunPorts {
 /** A run whose weights are here and whose trainer is open. */
 export interface ReadyRun extends RunContext {
   trainer: Trainer
+  /** Changed in place by rounds. */
   readonly outer: OuterState
 }
 

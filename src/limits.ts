@@ -45,6 +45,8 @@ export const LIMITS = {
   envelopesPerMessage: 128,
   /** Bytes of envelopes in one anti-entropy message: half an RPC message, the rest is for the summary. */
   envelopeBytesPerMessage: 512 << 10,
+  /** Proofs of equivocation in one message: 256 KiB at most. */
+  proofsPerMessage: 4,
   /** Messages of one anti-entropy exchange: `runPeers` chains of 3 envelopes, 128 at a time. */
   syncMessages: 96,
   /** Anti-entropy exchanges of one run at once. */
@@ -123,6 +125,8 @@ export const DEADLINES = {
   apiLongMs: 300_000,
   /** Silence on the event stream before a comment shows that the connection lives. */
   eventHeartbeatMs: 15_000,
+  /** Pushing the last envelopes when a run is left. */
+  stateDrainMs: 2_000,
   /** Clean shutdown before the process is ended anyway. */
   shutdownMs: 10_000,
 } as const

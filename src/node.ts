@@ -5,6 +5,7 @@ import { silentLogger, type Logger } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
 import { createBlobExchange } from './net/blobs.ts'
 import type { Link, Network } from './net/network.ts'
+import { seededRandom, type Random } from './random.ts'
 import { loadCheckpoint } from './run/checkpoint.ts'
 import { discoverRuns, serveDirectory } from './run/directory.ts'
 import { createExchangeService } from './run/exchange.ts'
@@ -18,7 +19,7 @@ import type { Engine } from './run/trainer.ts'
 import { loadVector } from './run/vector-blobs.ts'
 import type { CheckpointView, RunEvent, RunListing, RunView } from './run/view.ts'
 import { createStateService } from './state/service.ts'
-import { createBlobReferences } from './store/blob-references.ts'
+import { createBlobReferences, type BlobReferences } from './store/blob-references.ts'
 import type { BlobStore } from './store/blob-store.ts'
 import { parseCid } from './store/content.ts'
 import type { RecordStore } from './store/record-store.ts'
@@ -84,40 +85,24 @@ export interface NodeOptions {
   metrics?: Metrics
   clock?: Clock
   logger?: Logger
+  /** Whom to sync with next; seeded afresh when left out. */
+  random?: Random
   /** Makes the seed of a run that is created without one. */
   freshSeed?: () => string
 }
 
 /** Starts a node: serves peers, and goes on with the runs it took part in when it stopped. */
 export async function createNode(options: NodeOptions): Promise<ShoalNode> {
-  const { network, records, blobs, engine } = options
-  const { clock = systemClock, logger = silentLogger, metrics = createMetrics() } = options
+  const { network, blobs, engine } = options
+  const { clock = systemClock, metrics = createMetrics() } = options
   const startedMs = clock.now()
   const listeners = new Set<(event: RunEvent) => void>()
-
-  const references = createBlobReferences(blobs)
-  const blobExchange = createBlobExchange({ rpc: network.rpc, store: blobs, clock, metrics })
-  const exchanges = createExchangeService({ rpc: network.rpc, clock, metrics })
-  const states = createStateService({ network, records, clock, logger, metrics })
-  const stores = { records, blobs, references }
-  const services = { network, engine, blobExchange, exchanges, states }
-  const runs = createRunCollection(
-    {
-      ...stores,
-      ...services,
-      clock,
-      logger,
-      metrics,
-      emit: (event) => listeners.forEach((listener) => listener(event)),
+  const { runs, references, stopServing } = composeServices(
+    { ...options, clock, metrics },
+    (event) => {
+      for (const listener of listeners) listener(event)
     },
-    options.freshSeed ?? (() => crypto.randomUUID()),
   )
-  const stopServing = [
-    serveDirectory(network, () => runs.views()),
-    serveSnapshots(network.rpc, (id) => runs.find(id)),
-    () => blobExchange.close(),
-    () => exchanges.close(),
-  ]
   await runs.resume()
   await references.sweep()
 
@@ -152,11 +137,48 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
     },
     async stop() {
       await runs.stop()
-      for (const stopOne of stopServing) stopOne()
-      await states.close()
+      for (const stopOne of stopServing) await stopOne()
       await network.stop()
       await engine.close()
     },
+  }
+}
+
+interface Services {
+  runs: RunCollection
+  references: BlobReferences
+  stopServing: (() => void | Promise<void>)[]
+}
+
+/** Everything between the network and the API of the node, lower layers first. */
+function composeServices(
+  options: NodeOptions & { clock: Clock; metrics: Metrics },
+  emit: (event: RunEvent) => void,
+): Services {
+  const { network, records, blobs, engine, clock, metrics } = options
+  const { logger = silentLogger, random = seededRandom(crypto.randomUUID()) } = options
+  const { rpc, identity } = network
+  const references = createBlobReferences(blobs)
+  const blobExchange = createBlobExchange({ rpc, store: blobs, clock, metrics })
+  const exchanges = createExchangeService({ rpc, clock, metrics })
+  const states = createStateService({ network, identity, records, clock, random, logger, metrics })
+  const stores = { records, blobs, references }
+  const services = { network, engine, blobExchange, exchanges, states }
+  const freshSeed = options.freshSeed ?? (() => crypto.randomUUID())
+  const runs = createRunCollection(
+    { ...stores, ...services, clock, logger, metrics, emit },
+    freshSeed,
+  )
+  return {
+    runs,
+    references,
+    stopServing: [
+      serveDirectory(network, () => runs.views()),
+      serveSnapshots(rpc, (id) => runs.find(id)),
+      () => blobExchange.close(),
+      () => exchanges.close(),
+      () => states.close(),
+    ],
   }
 }
 

@@ -122,6 +122,16 @@ export const manifestSchema = z.strictObject({
 })
 export type Manifest = z.infer<typeof manifestSchema>
 
+/** NoLoCo as published has alpha 0.5; the default momentum of the other rules would make it unstable. */
+function withPublishedDefaults(averaging: unknown): unknown {
+  const isNoLoCo =
+    typeof averaging === 'object' &&
+    averaging !== null &&
+    'rule' in averaging &&
+    averaging.rule === 'noloco'
+  return isNoLoCo ? { momentum: 0.5, ...averaging } : averaging
+}
+
 /** What a user writes to create a run (TOML or JSON): everything has a default but the data. */
 export const runSpecSchema = z.strictObject({
   name: manifestSchema.shape.name.default('unnamed'),
@@ -145,7 +155,7 @@ export const runSpecSchema = z.strictObject({
   innerSteps: manifestSchema.shape.innerSteps.default(20),
   outerSteps: manifestSchema.shape.outerSteps.default(50),
   inner: innerOptimizerSchema.prefault({}),
-  averaging: averagingSchema.prefault({}),
+  averaging: z.preprocess(withPublishedDefaults, averagingSchema).prefault({}),
   limits: roundLimitsSchema.prefault({}),
   /** Further admins beside the creator. */
   admins: manifestSchema.shape.admins.default([]),

@@ -13,7 +13,7 @@ export interface Dataset {
 
 export interface DatasetOptions {
   tokenizer: Tokenizer
-  /** Share of the text's tail held out for validation. */
+  /** Share of the text's tail held out for validation, at most a half. */
   validationFraction: number
   /** Tokens of one sequence. */
   context: number
@@ -52,24 +52,18 @@ function allocate(bytes: number): ArrayBuffer | SharedArrayBuffer {
 }
 
 function requireEnough(tokens: number, held: number, context: number): void {
-  // The targets of a sequence are its tokens, one further.
-  const window = context + 1
   if (tokens < LIMITS.dataTokensMin) {
     throw new ShoalError(
       'data_unusable',
       `the data has ${tokens} tokens, ${LIMITS.dataTokensMin} are the least: bring more text`,
     )
   }
+  // The targets of a sequence are its tokens, one further. The share held out is half at most: the rest is enough then.
+  const window = context + 1
   if (held < window) {
     throw new ShoalError(
       'data_unusable',
       `${held} tokens are held out for validation, one sequence takes ${window}: bring more text, raise validationFraction or lower model.context`,
-    )
-  }
-  if (tokens - held < window) {
-    throw new ShoalError(
-      'data_unusable',
-      `${tokens - held} tokens are left for training, one sequence takes ${window}: bring more text or lower model.context`,
     )
   }
 }

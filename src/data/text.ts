@@ -57,20 +57,27 @@ function decodePiece(data: Uint8Array, from: number, to: number): string {
   }
 }
 
-/** By bisection: with `stream` a prefix fails exactly when it holds a byte that cannot be there. */
+/** Where the first malformed character begins: the end of the longest prefix that is text. */
 function firstInvalidByte(piece: Uint8Array): number {
+  // By bisection: with `stream` a prefix fails exactly when it holds a byte that cannot be there.
   let valid = 0
   let invalid = piece.length
   while (invalid - valid > 1) {
     const middle = (valid + invalid) >> 1
-    try {
-      strictDecoder().decode(piece.subarray(0, middle), { stream: true })
-      valid = middle
-    } catch {
-      invalid = middle
-    }
+    if (isText(piece.subarray(0, middle), { stream: true })) valid = middle
+    else invalid = middle
   }
+  while (!isText(piece.subarray(0, valid))) valid--
   return valid
+}
+
+function isText(bytes: Uint8Array, options?: TextDecodeOptions): boolean {
+  try {
+    strictDecoder().decode(bytes, options)
+    return true
+  } catch {
+    return false
+  }
 }
 
 function strictDecoder(): TextDecoder {

@@ -59,19 +59,20 @@ export function gptSchema(spec: GptSpec): Schema {
     vector(`${name}.weight`, width),
     vector(`${name}.bias`, width),
   ]
-  return createSchema([
-    matrix('transformer.wte', spec.vocabulary, width),
-    matrix('transformer.wpe', spec.context, width),
-    ...Array.from({ length: spec.layers }, (_, layer) => blockName(layer)).flatMap((block) => [
-      ...norm(`${block}.ln_1`),
-      ...dense(`${block}.attn.c_attn`, width, 3 * width),
-      ...dense(`${block}.attn.c_proj`, width, width),
-      ...norm(`${block}.ln_2`),
-      ...dense(`${block}.mlp.c_fc`, width, 4 * width),
-      ...dense(`${block}.mlp.c_proj`, 4 * width, width),
-    ]),
-    ...norm('transformer.ln_f'),
-  ])
+  const block = (name: string): TensorDeclaration[][] => [
+    norm(`${name}.ln_1`),
+    dense(`${name}.attn.c_attn`, width, 3 * width),
+    dense(`${name}.attn.c_proj`, width, width),
+    norm(`${name}.ln_2`),
+    dense(`${name}.mlp.c_fc`, width, 4 * width),
+    dense(`${name}.mlp.c_proj`, 4 * width, width),
+  ]
+  const tensors = [matrix('transformer.wte', spec.vocabulary, width)]
+  tensors.push(matrix('transformer.wpe', spec.context, width))
+  for (let layer = 0; layer < spec.layers; layer += 1)
+    tensors.push(...block(blockName(layer)).flat())
+  tensors.push(...norm('transformer.ln_f'))
+  return createSchema(tensors)
 }
 
 const blockName = (layer: number): string => `transformer.h.${layer}`

@@ -66,43 +66,71 @@ export function adamwStep(
       throw new ShoalError('internal', `${vector.length} elements are no ${schema.size} parameters`)
     }
   }
-  const { learningRate, weightDecay } = settings
   state.step += 1
-  const decay = Math.fround(1 - learningRate * weightDecay)
-  for (const entry of decayRanges(schema)) {
-    updateRange(parameters, gradient, state, settings, {
-      ...entry,
-      retained: entry.decay ? decay : 1,
-      gradientFactor: Math.fround(gradientFactor),
-    })
+  const coefficients = adamwCoefficients(settings, state.step)
+  for (const { from, to, decay } of decayRanges(schema)) {
+    const retained = decay ? coefficients.retained : 1
+    updateRange(
+      parameters,
+      gradient,
+      state,
+      { ...coefficients, retained },
+      gradientFactor,
+      from,
+      to,
+    )
   }
 }
 
-interface UpdateRange {
-  from: number
-  to: number
-  /** What decay leaves of a parameter. */
+/** What one step needs beside the vectors, in float32. */
+interface AdamWCoefficients {
+  beta1: number
+  beta2: number
+  /** 1 - beta1 and 1 - beta2. */
+  complement1: number
+  complement2: number
+  epsilon: number
+  /** Learning rate over the first moment's bias correction. */
+  stepSize: number
+  /** Root of the second moment's bias correction. */
+  correction2: number
+  /** What weight decay leaves of a parameter. */
   retained: number
-  gradientFactor: number
+}
+
+/** Coefficients of step `step`, counted from 1. */
+export function adamwCoefficients(
+  { learningRate, beta1, beta2, epsilon, weightDecay }: AdamWSettings,
+  step: number,
+): AdamWCoefficients {
+  const { fround, sqrt } = Math
+  return {
+    beta1: fround(beta1),
+    beta2: fround(beta2),
+    complement1: fround(1 - beta1),
+    complement2: fround(1 - beta2),
+    epsilon: fround(epsilon),
+    stepSize: fround(learningRate / (1 - beta1 ** step)),
+    correction2: fround(sqrt(1 - beta2 ** step)),
+    retained: fround(1 - learningRate * weightDecay),
+  }
 }
 
 function updateRange(
   parameters: Float32Array,
   gradient: Float32Array,
-  { step, firstMoment, secondMoment }: AdamWState,
-  settings: AdamWSettings,
-  { from, to, retained, gradientFactor }: UpdateRange,
+  { firstMoment, secondMoment }: AdamWState,
+  coefficients: AdamWCoefficients,
+  gradientFactor: number,
+  from: number,
+  to: number,
 ): void {
   const { fround, sqrt } = Math
-  const beta1 = fround(settings.beta1)
-  const beta2 = fround(settings.beta2)
-  const complement1 = fround(1 - settings.beta1)
-  const complement2 = fround(1 - settings.beta2)
-  const epsilon = fround(settings.epsilon)
-  const stepSize = fround(settings.learningRate / (1 - settings.beta1 ** step))
-  const correction2 = fround(sqrt(1 - settings.beta2 ** step))
+  const { beta1, beta2, complement1, complement2 } = coefficients
+  const { epsilon, stepSize, correction2, retained } = coefficients
+  const factor = fround(gradientFactor)
   for (let i = from; i < to; i++) {
-    const g = fround(gradient[i]! * gradientFactor)
+    const g = fround(gradient[i]! * factor)
     const m = fround(fround(firstMoment[i]! * beta1) + fround(g * complement1))
     const v = fround(fround(secondMoment[i]! * beta2) + fround(fround(g * g) * complement2))
     firstMoment[i] = m
@@ -113,7 +141,7 @@ function updateRange(
 }
 
 /** Neighbouring tensors of equal decay as one range: long loops. */
-function decayRanges(schema: Schema): { from: number; to: number; decay: boolean }[] {
+export function decayRanges(schema: Schema): { from: number; to: number; decay: boolean }[] {
   const ranges: { from: number; to: number; decay: boolean }[] = []
   for (const { offset, size, decay } of schema.entries) {
     const last = ranges.at(-1)

@@ -8,14 +8,6 @@
 import { ShoalError } from '../errors.ts'
 import { addScaled, norm, requireEqualLengths, scaleInPlace, subtract } from '../tensor/vector.ts'
 
-/**
- * Weights held to [0.25, 2] times the own one: whoever lies about its tokens gains little. The result depends on who
- * asks, so rules whose members must agree bit by bit use the weights as they are.
- */
-export function clampWeights(weights: readonly number[], own: number): number[] {
-  return weights.map((weight) => Math.min(2 * own, Math.max(0.25 * own, weight)))
-}
-
 /** Weights that sum to 1; equal ones when all are zero. */
 export function normalizedWeights(weights: readonly number[]): number[] {
   const sum = weights.reduce((total, weight) => total + weight, 0)

@@ -2,7 +2,6 @@ import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import {
   centeredClip,
-  clampWeights,
   clipFactor,
   clipL2,
   clippedGossip,
@@ -98,10 +97,6 @@ describe('weightedMean', () => {
 })
 
 describe('weights', () => {
-  test('are held to a quarter and twice the own one', () => {
-    expect(clampWeights([1, 30, 100, 200, 1e9], 100)).toEqual([25, 30, 100, 200, 200])
-  })
-
   test('sum to 1', () => {
     expect(normalizedWeights([100, 50, 0, 50])).toEqual([0.5, 0.25, 0, 0.25])
     expect(normalizedWeights([0, 0])).toEqual([0.5, 0.5])

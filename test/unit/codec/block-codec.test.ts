@@ -79,11 +79,18 @@ describe('edges', () => {
   })
 
   test('clamps codes where a subnormal scale is too coarse', () => {
-    // absmax / 127 is 1.4 of the smallest float32 and becomes 1: the absmax is 178 scales.
+    // absmax / qmax is 1.008 to 1.4 of the smallest float32 and becomes 1: the absmax is more than qmax scales.
     const smallest = 2 ** -149
-    const codec = createBlockCodec(8, 128)
-    const decoded = codec.decode(codec.encode(floats([178 * smallest, -178 * smallest])), 2)
-    expect([...decoded]).toEqual([127 * smallest, -127 * smallest])
+    for (const [codec, absmax, qmax] of [
+      [createBlockCodec(8, 128), 128, 127],
+      [createBlockCodec(8, 128), 178, 127],
+      [createBlockCodec(4, 64), 8, 7],
+      [createBlockCodec(4, 64), 10, 7],
+    ] as const) {
+      const slice = floats([absmax * smallest, -absmax * smallest, -absmax * smallest])
+      const decoded = codec.decode(codec.encode(slice), 3)
+      expect([...decoded]).toEqual([qmax * smallest, -qmax * smallest, -qmax * smallest])
+    }
   })
 
   test('empty slices are empty', () => {

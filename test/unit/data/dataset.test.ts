@@ -54,6 +54,15 @@ describe('createDataset', () => {
     await expect(stopped).rejects.toMatchObject({ code: 'aborted' })
   })
 
+  test.each([0, 1, 2, 3])('a character may lie across a border by %i bytes', async (shift) => {
+    const text = 'a'.repeat(shift) + '🐋'.repeat(300_000)
+    const { train, validation } = await createDataset(utf8(text), options, pace)
+    expect(Buffer.from([...train.slice(-5), ...validation.slice(0, 5)])).toEqual(
+      Buffer.from(text).subarray(train.length - 5, train.length + 5),
+    )
+    expect(train.length + validation.length).toBe(shift + 1_200_000)
+  })
+
   test('names the offset of a foreign character in the whole text', async () => {
     const tokenizer = createTokenizer({ kind: 'char', vocabulary: ['a', '🐋'] })
     const data = utf8('🐋a'.repeat(500_000) + 'b')

@@ -183,6 +183,10 @@ describe('readSafetensors', () => {
     await expectInvalid(changed('gain', { data_offsets: [48, 60] }), /gain has 12 bytes, 16 are/)
     await expectInvalid(changed('gain', { data_offsets: [64, 80] }), /gap or overlap at byte 48/)
     await expectInvalid(changed('gain', { data_offsets: [80, 96] }), /gap or overlap at byte 48/)
+    const overlapping = headerOf(file)
+    overlapping['gain']!['data_offsets'] = [32, 48]
+    overlapping['head']!['data_offsets'] = [48, 64]
+    await expectInvalid([fileWith(overlapping, data)], /gap or overlap at byte 48/)
     await expectInvalid(changed('gain', { extra: 1 }), /entry "gain" is malformed/)
     await expectInvalid(changed('gain', { data_offsets: [-1, 15] }), /entry "gain" is malformed/)
     await expectInvalid(

@@ -45,6 +45,8 @@ export class RunState implements SharedState {
   readonly #parsed = new WeakMap<Chain, PeerRecord | null>()
   readonly #closing = new AbortController()
   #own: { record: PeerRecord; atMs: number } | undefined
+  /** When the own record was last published, or that was last tried. */
+  #attemptedMs: number
   #heartbeat: Promise<void> = Promise.resolve()
   /** Own writes and everything stored, one after another. */
   #turn: Promise<void> = Promise.resolve()
@@ -58,6 +60,7 @@ export class RunState implements SharedState {
     this.#logger = options.logger
     this.#heartbeatMs = options.heartbeatMs
     this.#closed = options.closed
+    this.#attemptedMs = options.clock.now()
     this.#replica = new Replica(options)
     const replica = this.#replica
     this.#writer = createWriter({ ...options, replica })
@@ -171,6 +174,7 @@ export class RunState implements SharedState {
   }
 
   async #publishNow(record: PeerRecord): Promise<void> {
+    this.#attemptedMs = this.#clock.now()
     await this.#write('record', new Map(Object.entries(record)))
     this.#own = { record, atMs: this.#clock.now() }
     this.#notify()
@@ -226,20 +230,18 @@ export class RunState implements SharedState {
   /** Publishes the own record again before it expires elsewhere. */
   async #beat(): Promise<void> {
     const { signal } = this.#closing
-    let lastMs = this.#clock.now()
     while (!signal.aborted) {
-      const dueMs = Math.max(lastMs, this.#own?.atMs ?? 0) + this.#heartbeatMs
       try {
+        const dueMs = this.#attemptedMs + this.#heartbeatMs
         await this.#clock.sleep(Math.max(0, dueMs - this.#clock.now()), signal)
-        if (this.#clock.now() < Math.max(dueMs, (this.#own?.atMs ?? 0) + this.#heartbeatMs))
-          continue
-        lastMs = this.#clock.now()
+        if (this.#attemptedMs + this.#heartbeatMs > this.#clock.now()) continue
+        this.#attemptedMs = this.#clock.now()
         await this.#inTurn(async () => {
           if (this.#own !== undefined) await this.#publishNow(this.#own.record)
         })
       } catch (error) {
-        if (!signal.aborted)
-          this.#logger.warn('heartbeat_failed', { message: asFault(error).message })
+        if (signal.aborted) return
+        this.#logger.warn('heartbeat_failed', { message: asFault(error).message })
       }
     }
   }

@@ -32,7 +32,11 @@ export async function applyRound(update: OuterUpdate, clock: Clock): Promise<num
     0,
     contributions.findIndex(({ peer }) => peer === update.self),
   )
-  const weights = clampedWeights(contributions.map(({ header }) => header.weight))
+  // NoLoCo as published weighs everyone alike.
+  const tokens = contributions.map(({ header }) =>
+    averaging.rule === 'noloco' ? 1 : header.weight,
+  )
+  const weights = clampedWeights(tokens)
   const hasParameters = averaging.rule !== 'diloco'
   const squaredDistances = contributions.map(() => 0)
   let squaredNorm = 0

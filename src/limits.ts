@@ -89,6 +89,8 @@ export const LIMITS = {
   peerAddresses: 16,
   /** CIDs announced at once: every run, its checkpoints and the directory. */
   providedCids: 256,
+  /** Peers, and provider records, that libp2p keeps: about 1 KB each, and a look-up reads through all. */
+  datastoreEntries: 16_384,
   /** Connections at once: the libp2p default is 300, and one costs about 100 KB. */
   connections: 256,
   /** Local API: JSON bodies (specs and options, never tensors). */

@@ -1,0 +1,166 @@
+/**
+ * Keeps this node in the network: dials bootstrap addresses and remembered peers in the background until it is connected,
+ * and again whenever it has lost everybody. Never gives up, never fails; says what changed, once.
+ */
+import type { Multiaddr } from '@multiformats/multiaddr'
+import type { Clock } from '../clock.ts'
+import { messageOf } from '../errors.ts'
+import { DEADLINES } from '../limits.ts'
+import type { Logger } from '../log.ts'
+import type { Random } from '../random.ts'
+import { parseAddress, peerOf } from './addresses.ts'
+import type { CachedPeer } from './peer-cache.ts'
+
+const RETRY_FIRST_MS = 1_000
+const RETRY_MAX_MS = 60_000
+/** How often it is looked whether somebody is still there. */
+const CHECK_MS = 1_000
+/** Bootstrap addresses answer first when they are alive; remembered peers are the second try. */
+const HEAD_START_MS = 1_000
+/** Remembered peers are dialled until this many are connected, so many at once. */
+const REMEMBERED_WANTED = 4
+const REMEMBERED_AT_ONCE = 8
+
+export interface DiallerOptions {
+  self: string
+  bootstrap: readonly Multiaddr[]
+  /** Peers of earlier times. */
+  remembered: () => readonly CachedPeer[]
+  /** Resolves to the peer id at the other end. */
+  dial: (addresses: Multiaddr[], signal: AbortSignal) => Promise<string>
+  connectedPeers: () => readonly string[]
+  clock: Clock
+  random: Random
+  logger: Logger
+}
+
+export interface Dialler {
+  /** Whether a first answer may still come from somebody dialled just now. */
+  isTrying(): boolean
+  stop(): void
+}
+
+interface Target {
+  address: Multiaddr
+  /** Known once connected, or from the address. */
+  peer: string | undefined
+  state: 'untried' | 'connected' | 'failing'
+}
+
+export function createDialler(options: DiallerOptions): Dialler {
+  const { clock, random, logger } = options
+  const stopping = new AbortController()
+  // A bootstrap node is often on its own list.
+  const targets = options.bootstrap
+    .map((address): Target => ({ address, peer: peerOf(address), state: 'untried' }))
+    .filter(({ peer }) => peer !== options.self)
+  let attempting = false
+
+  async function run(): Promise<void> {
+    let delayMs = RETRY_FIRST_MS
+    for (;;) {
+      if (isConnected(targets, options)) {
+        delayMs = RETRY_FIRST_MS
+        await clock.sleep(CHECK_MS, stopping.signal)
+        continue
+      }
+      attempting = true
+      await Promise.all([
+        ...targets.map((target) => dialTarget(target, options, stopping.signal)),
+        dialRemembered(options, stopping.signal),
+      ])
+      attempting = false
+      if (isConnected(targets, options)) continue
+      // Half of the delay is random, so that a swarm does not return to its bootstrap all at once.
+      await clock.sleep((delayMs * (1 + random.uniform())) / 2, stopping.signal)
+      delayMs = Math.min(2 * delayMs, RETRY_MAX_MS)
+    }
+  }
+
+  run().catch((thrown: unknown) => {
+    if (!stopping.signal.aborted) logger.error('dialler_failed', { message: messageOf(thrown) })
+  })
+  return {
+    isTrying: () => attempting,
+    stop: () => stopping.abort(),
+  }
+}
+
+/**
+ * One bootstrap peer is enough; where none is configured, anybody is. Others do not stand in for the bootstrap: two
+ * neighbours on a LAN would stay by themselves for ever.
+ */
+function isConnected(targets: readonly Target[], options: DiallerOptions): boolean {
+  const connected = options.connectedPeers()
+  for (const target of targets) {
+    const isThere = target.peer !== undefined && connected.includes(target.peer)
+    if (isThere) changeState(target, 'connected', options.logger)
+    else if (target.state === 'connected') changeState(target, 'untried', options.logger)
+  }
+  if (targets.length > 0) return targets.some(({ state }) => state === 'connected')
+  return connected.length > 0 || options.remembered().length === 0
+}
+
+async function dialTarget(
+  target: Target,
+  { clock, dial, logger }: DiallerOptions,
+  stopping: AbortSignal,
+): Promise<void> {
+  const limit = clock.deadline(DEADLINES.dialMs, 'connecting', stopping)
+  try {
+    target.peer = await dial([target.address], limit)
+    changeState(target, 'connected', logger)
+  } catch (thrown) {
+    stopping.throwIfAborted()
+    changeState(target, 'failing', logger, messageOf(thrown))
+  }
+}
+
+function changeState(
+  target: Target,
+  state: Target['state'],
+  logger: Logger,
+  message?: string,
+): void {
+  if (target.state === state) return
+  target.state = state
+  const fields = { address: target.address.toString() }
+  if (state === 'connected') logger.info('bootstrap_connected', fields)
+  else if (state === 'failing') logger.warn('bootstrap_unreachable', { ...fields, message })
+  else logger.info('bootstrap_lost', fields)
+}
+
+/** Only when there is nobody at all: the bootstrap peers answer first when they are alive. */
+async function dialRemembered(options: DiallerOptions, stopping: AbortSignal): Promise<void> {
+  const { clock, random, connectedPeers } = options
+  if (options.bootstrap.length > 0) await clock.sleep(HEAD_START_MS, stopping)
+  if (connectedPeers().length > 0) return
+  const waiting = [...options.remembered()]
+  const worker = async (): Promise<void> => {
+    while (waiting.length > 0 && connectedPeers().length < REMEMBERED_WANTED) {
+      const [entry] = waiting.splice(random.integer(waiting.length), 1)
+      if (entry !== undefined) await dialEntry(entry, options, stopping)
+    }
+  }
+  await Promise.all(Array.from({ length: REMEMBERED_AT_ONCE }, worker))
+}
+
+async function dialEntry(
+  { peer, addresses }: CachedPeer,
+  { clock, dial, logger }: DiallerOptions,
+  stopping: AbortSignal,
+): Promise<void> {
+  const limit = clock.deadline(DEADLINES.dialMs, 'connecting', stopping)
+  try {
+    const parsed = addresses.map((text) => parseAddress(text, 'remembered address'))
+    await dial(
+      parsed.map((address) =>
+        peerOf(address) === peer ? address : address.encapsulate(`/p2p/${peer}`),
+      ),
+      limit,
+    )
+  } catch (thrown) {
+    stopping.throwIfAborted()
+    logger.debug('remembered_peer_unreachable', { peer, message: messageOf(thrown) })
+  }
+}

@@ -1,0 +1,206 @@
+/**
+ * Providers of CIDs in the DHT: announcing this node, and finding others.
+ *
+ * A provider record lives an hour at the servers closest to the CID; it is announced at once, again at growing intervals
+ * up to 20 minutes (while the network is young, the closest servers change), and from the start whenever the routing
+ * table has peers after it had none. Records are hints: a dead provider stays listed until its record expires.
+ */
+import type { Libp2p } from '@libp2p/interface'
+import type { KadDHT, SingleKadDHT } from '@libp2p/kad-dht'
+import type { CID } from 'multiformats/cid'
+import type { Clock } from '../clock.ts'
+import { abortReason, raceSignal } from '../clock.ts'
+import { messageOf, ShoalError } from '../errors.ts'
+import { DEADLINES, LIMITS } from '../limits.ts'
+import type { Logger } from '../log.ts'
+import type { Random } from '../random.ts'
+import type { Discovery } from './network.ts'
+
+const TICK_MS = 200
+const REPEAT_FIRST_MS = 15_000
+const REPEAT_MAX_MS = 20 * 60_000
+const RETRY_FIRST_MS = 1_000
+const RETRY_MAX_MS = 60_000
+const ANNOUNCEMENTS_AT_ONCE = 4
+/** A look-up waits this long for the first DHT server while there is hope of one. */
+const FIRST_SERVER_MS = 5_000
+
+export interface DiscoveryOptions {
+  self: string
+  libp2p: Pick<Libp2p, 'contentRouting'>
+  dht: KadDHT
+  clock: Clock
+  random: Random
+  logger: Logger
+  /** Whether a DHT server may still turn up: somebody is connected, or being dialled. */
+  isHopeful: () => boolean
+  /** Called now and then while no DHT server is known although peers are connected. */
+  seekServers: () => Promise<void>
+}
+
+export interface DiscoveryService extends Discovery {
+  stop(): void
+}
+
+interface Announcement {
+  cid: CID
+  dueAt: number
+  /** Until the next one, after success and after failure. */
+  repeatMs: number
+  retryMs: number
+  isRunning: boolean
+}
+
+export function createDiscovery(options: DiscoveryOptions): DiscoveryService {
+  const { dht, clock, logger } = options
+  const stopping = new AbortController()
+  const kept = new Map<string, Announcement>()
+  const servers = (): number => (isSingle(dht) ? dht.routingTable.size : 0)
+
+  async function run(): Promise<void> {
+    let hadServers = false
+    let seekAt = 0
+    let seekMs = RETRY_FIRST_MS
+    for (;;) {
+      const now = clock.now()
+      const hasServers = servers() > 0
+      if (hasServers && !hadServers) {
+        for (const announcement of kept.values()) Object.assign(announcement, firstTimes(now))
+      }
+      hadServers = hasServers
+      if (hasServers) {
+        seekMs = RETRY_FIRST_MS
+        announceDue(kept, options, stopping.signal)
+      } else if (now >= seekAt && options.isHopeful()) {
+        await options.seekServers()
+        seekAt = clock.now() + seekMs
+        seekMs = Math.min(2 * seekMs, RETRY_MAX_MS)
+      }
+      await clock.sleep(TICK_MS, stopping.signal)
+    }
+  }
+
+  run().catch((thrown: unknown) => {
+    if (!stopping.signal.aborted) logger.error('discovery_failed', { message: messageOf(thrown) })
+  })
+
+  return {
+    provide(cid) {
+      const name = cid.toString()
+      if (kept.has(name)) return
+      if (kept.size >= LIMITS.providedCids) {
+        throw new ShoalError('limit_exceeded', `this node announces ${kept.size} CIDs already`)
+      }
+      kept.set(name, { cid, isRunning: false, ...firstTimes(clock.now()) })
+    },
+    unprovide(cid) {
+      kept.delete(cid.toString())
+      dht.cancelReprovide(cid).catch((thrown: unknown) => {
+        logger.debug('unprovide_failed', { message: messageOf(thrown) })
+      })
+    },
+    find: (cid, { signal, deadlineMs = DEADLINES.findProvidersMs } = {}) => {
+      const outer =
+        signal === undefined ? stopping.signal : AbortSignal.any([signal, stopping.signal])
+      const limit = clock.deadline(deadlineMs, 'finding providers', outer)
+      return findProviders(cid, servers, options, limit)
+    },
+    stop: () => stopping.abort(),
+  }
+}
+
+/** `kadDHT()` of one network has a routing table; its declared type is wider. */
+function isSingle(dht: KadDHT): dht is SingleKadDHT {
+  return 'routingTable' in dht
+}
+
+function firstTimes(now: number): Pick<Announcement, 'dueAt' | 'repeatMs' | 'retryMs'> {
+  return { dueAt: now, repeatMs: REPEAT_FIRST_MS, retryMs: RETRY_FIRST_MS }
+}
+
+function announceDue(
+  kept: ReadonlyMap<string, Announcement>,
+  options: DiscoveryOptions,
+  stopping: AbortSignal,
+): void {
+  const now = options.clock.now()
+  let running = [...kept.values()].filter(({ isRunning }) => isRunning).length
+  for (const announcement of kept.values()) {
+    if (running >= ANNOUNCEMENTS_AT_ONCE) return
+    if (announcement.isRunning || announcement.dueAt > now) continue
+    running++
+    void announce(announcement, options, stopping)
+  }
+}
+
+async function announce(
+  announcement: Announcement,
+  { dht, clock, random, logger }: DiscoveryOptions,
+  stopping: AbortSignal,
+): Promise<void> {
+  announcement.isRunning = true
+  const limit = clock.deadline(DEADLINES.provideMs, 'announcing', stopping)
+  let stored = 0
+  try {
+    for await (const event of untilAborted(
+      dht.provide(announcement.cid, { signal: limit }),
+      limit,
+    )) {
+      if (event.name === 'PEER_RESPONSE' && event.messageName === 'ADD_PROVIDER') stored++
+    }
+  } catch (thrown) {
+    logger.debug('announcement_failed', { message: messageOf(thrown) })
+  } finally {
+    announcement.isRunning = false
+  }
+  const waitMs = stored > 0 ? announcement.repeatMs : announcement.retryMs
+  if (stored > 0) {
+    announcement.repeatMs = Math.min(2 * announcement.repeatMs, REPEAT_MAX_MS)
+    announcement.retryMs = RETRY_FIRST_MS
+  } else {
+    announcement.retryMs = Math.min(2 * announcement.retryMs, RETRY_MAX_MS)
+  }
+  announcement.dueAt = clock.now() + waitMs * (0.75 + random.uniform() / 4)
+}
+
+async function* findProviders(
+  cid: CID,
+  servers: () => number,
+  options: DiscoveryOptions,
+  limit: AbortSignal,
+): AsyncGenerator<string> {
+  const { clock, libp2p, logger } = options
+  const seen = new Set<string>([options.self])
+  try {
+    const patience = clock.now() + FIRST_SERVER_MS
+    while (servers() === 0 && options.isHopeful() && clock.now() < patience) {
+      await clock.sleep(TICK_MS / 2, limit)
+    }
+    // Through libp2p rather than the DHT: it also keeps the providers' addresses, so that they can be dialled.
+    const providers = libp2p.contentRouting.findProviders(cid, { signal: limit })
+    for await (const { id } of untilAborted(providers, limit)) {
+      const peer = id.toString()
+      if (seen.has(peer)) continue
+      seen.add(peer)
+      yield peer
+      if (seen.size > LIMITS.providersPerCid) return
+    }
+  } catch (thrown) {
+    if (!limit.aborted) logger.debug('find_failed', { message: messageOf(thrown) })
+  }
+}
+
+/** A query of kad-dht may sit in a dial that does not listen to the signal: it is left behind then. */
+async function* untilAborted<T>(source: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
+  const iterator = source[Symbol.asyncIterator]()
+  try {
+    for (;;) {
+      if (signal.aborted) throw abortReason(signal)
+      const next = await raceSignal(iterator.next(), signal)
+      if (next.done === true) return
+      yield next.value
+    }
+  } finally {
+    Promise.resolve(iterator.return?.()).catch(() => {})
+  }
+}

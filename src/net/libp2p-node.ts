@@ -1,0 +1,195 @@
+/** The libp2p configuration, with the reason of every value that is not libp2p's own. */
+import { identify, identifyPush } from '@libp2p/identify'
+import type { Identify, IdentifyPush } from '@libp2p/identify'
+import { start, stop } from '@libp2p/interface'
+import type { Libp2p, PeerDiscovery, PeerInfo, ServiceMap } from '@libp2p/interface'
+import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
+import type { KadDHT } from '@libp2p/kad-dht'
+import { noise } from '@libp2p/noise'
+import { peerIdFromString } from '@libp2p/peer-id'
+import { ping } from '@libp2p/ping'
+import type { Ping } from '@libp2p/ping'
+import { yamux } from '@libp2p/yamux'
+import type { Multiaddr } from '@multiformats/multiaddr'
+import { createLibp2p } from 'libp2p'
+import type { Libp2pOptions } from 'libp2p'
+import { messageOf, ShoalError } from '../errors.ts'
+import { DEADLINES, LIMITS } from '../limits.ts'
+import type { Logger } from '../log.ts'
+import type { Metrics } from '../metrics.ts'
+import { createBoundedDatastore } from './bounded-datastore.ts'
+import type { Identity } from './identity.ts'
+import { createLibp2pLogger } from './libp2p-logger.ts'
+import { createWireMetrics } from './wire-metrics.ts'
+
+type Factories<K extends 'transports' | 'connectionEncrypters' | 'peerDiscovery'> = NonNullable<
+  Libp2pOptions[K]
+>
+export type TransportFactories = Factories<'transports'>
+export type EncrypterFactories = Factories<'connectionEncrypters'>
+export type PeerDiscoveryFactories = Factories<'peerDiscovery'>
+
+export interface Libp2pNodeOptions {
+  identity: Identity
+  transports: TransportFactories
+  connectionEncrypters?: EncrypterFactories | undefined
+  peerDiscovery?: PeerDiscoveryFactories | undefined
+  listen: readonly string[]
+  announce: readonly string[]
+  dhtProtocol: string
+  logger: Logger
+  metrics: Metrics
+  /** Peers found by `peerDiscovery`, not those that the DHT mentions. */
+  onDiscovered: (peer: PeerInfo) => void
+}
+
+interface OwnAddresses {
+  /** All that this node listens on or announces, with its peer id. */
+  all(): Multiaddr[]
+  /** Announces a listen address from now on: public ones are kept back until somebody has reached them. */
+  confirm(address: Multiaddr): void
+}
+
+interface Neighbours {
+  start(): Promise<void>
+  stop(): Promise<void>
+}
+
+interface Services extends ServiceMap {
+  identify: Identify
+  identifyPush: IdentifyPush
+  ping: Ping
+  dht: KadDHT
+  addresses: OwnAddresses
+  neighbours: Neighbours
+}
+
+export type Libp2pNode = Libp2p<Services>
+
+const HOUR_MS = 3_600_000
+const MIB = 1 << 20
+
+/** Not started yet. */
+export async function createLibp2pNode(options: Libp2pNodeOptions): Promise<Libp2pNode> {
+  const { identity, logger, metrics } = options
+  const selfKey = `/peers/${peerIdFromString(identity.peerId).toCID().toString()}`
+  return createLibp2p<Services>({
+    start: false,
+    privateKey: identity.privateKey,
+    nodeInfo: { name: 'shoal', userAgent: 'shoal' },
+    // Added, not instead: a neighbour on the LAN still needs the LAN address.
+    addresses: { listen: [...options.listen], appendAnnounce: [...options.announce] },
+    transports: options.transports,
+    connectionEncrypters: options.connectionEncrypters ?? [noise()],
+    streamMuxers: [yamux({ streamOptions: YAMUX_STREAMS })],
+    datastore: createBoundedDatastore(LIMITS.datastoreEntries, (key) => key === selfKey),
+    connectionManager: CONNECTIONS,
+    connectionMonitor: {
+      // Half of the idle CPU of a many-node process at the default of 10 s. A cut link is noticed within 45 s here, and
+      // by the deadline of any call that uses it.
+      pingInterval: 30_000,
+      // A training node may be late by seconds without being gone.
+      pingTimeout: { minTimeout: 15_000 },
+    },
+    peerStore: {
+      // libp2p 3.3 dates an address by its first sight only, so that an address confirmed every minute still expires
+      // after `maxAddressAge`; and kad-dht answers no look-up for a key one of whose providers has expired here.
+      maxAddressAge: 24 * HOUR_MS,
+      maxPeerAge: 24 * HOUR_MS,
+    },
+    logger: createLibp2pLogger(logger),
+    metrics: () => createWireMetrics(metrics),
+    services: {
+      identify: identify(),
+      // Tells neighbours at once that this node has become a DHT server (default 1 s).
+      identifyPush: identifyPush({ debounce: 200 }),
+      ping: ping(),
+      dht: kadDHT(dhtOptions(options.dhtProtocol)),
+      addresses: ({ addressManager }) => ({
+        all: () =>
+          addressManager
+            .getAddressesWithMetadata()
+            .map(({ multiaddr }) => multiaddr.encapsulate(`/p2p/${identity.peerId}`)),
+        confirm: (address) => addressManager.confirmObservedAddr(address),
+      }),
+      neighbours: (components) =>
+        startAll(
+          (options.peerDiscovery ?? []).map((create) => create(components)),
+          options,
+        ),
+    },
+  })
+}
+
+/** The defaults (window 16 MiB, read buffer 4 MiB) reset a stream whose reader pauses. */
+const YAMUX_STREAMS = {
+  initialStreamWindowSize: MIB,
+  maxStreamWindowSize: 4 * MIB,
+  maxReadBufferLength: 8 * MIB,
+}
+
+const CONNECTIONS = {
+  maxConnections: LIMITS.connections,
+  // Default 5 a second per IP: the nodes of one household, class room or test behind one address start together.
+  inboundConnectionThreshold: 64,
+  maxIncomingPendingConnections: 64,
+  dialTimeout: DEADLINES.dialMs,
+}
+
+function dhtOptions(protocol: string): NonNullable<Parameters<typeof kadDHT>[0]> {
+  return {
+    protocol,
+    // Explicit, else kad-dht decides by whether an address looks public: with private addresses all stay clients and
+    // every query hangs; with WebRTC a node behind a NAT becomes a server. `reachability.ts` knows better.
+    clientMode: true,
+    // Private addresses stay in: a swarm on one machine or LAN has no others, and a peer is pinged before it enters the
+    // routing table. The default mapper drops them, and then the table stays empty.
+    peerInfoMapper: passthroughMapper,
+    // Without it a query on an empty routing table, and any before the first self-query, waits for its whole deadline.
+    allowQueryWithZeroPeers: true,
+    // Records are announced again every 20 minutes by `discovery.ts`: what is older than an hour is a dead peer's.
+    // (Default 48 h, and kad-dht would repeat its own.)
+    reprovide: { validity: HOUR_MS, interval: HOUR_MS / 6, threshold: 0 },
+  }
+}
+
+/** Discovery is a help: where multicast is forbidden a node starts all the same. */
+function startAll(
+  sources: readonly PeerDiscovery[],
+  { logger, onDiscovered }: Libp2pNodeOptions,
+): Neighbours {
+  for (const source of sources) {
+    source.addEventListener('peer', ({ detail }) => onDiscovered(detail))
+  }
+  return {
+    async start() {
+      for (const source of sources) {
+        await start(source).catch((thrown: unknown) => {
+          logger.warn('peer_discovery_failed', { message: messageOf(thrown) })
+        })
+      }
+    },
+    stop: () => stop(...sources),
+  }
+}
+
+/** Throws `port_in_use` or `config_invalid` for addresses that cannot be listened on. */
+export async function startLibp2pNode(node: Libp2pNode, listen: readonly string[]): Promise<void> {
+  try {
+    await node.start()
+  } catch (cause) {
+    const [why = ''] =
+      messageOf(cause).match(/EADDRINUSE|already in use|EACCES|EADDRNOTAVAIL/) ?? []
+    const where = listen.join(', ')
+    if (why === 'EADDRINUSE' || why === 'already in use') {
+      throw new ShoalError(
+        'port_in_use',
+        `cannot listen on ${where}: the port is taken; stop the other program or choose another port (0 = any)`,
+        { cause },
+      )
+    }
+    throw new ShoalError('config_invalid', `cannot listen on ${where}${why && `: ${why}`}`, {
+      cause,
+    })
+  }
+}

@@ -20,9 +20,9 @@ export function writeApiFile(dataDir: string, file: { url: string; pid: number }
   renameSync(`${path}.new`, path)
 }
 
-/** Synchronous, so that it works in the last moments of a process too. */
+/** Removes this process's file, not that of another daemon. Synchronous: it works in the last moments of a process too. */
 export function removeApiFile(dataDir: string): void {
-  rmSync(fileName(dataDir), { force: true })
+  if (readApiFile(dataDir)?.pid === process.pid) rmSync(fileName(dataDir), { force: true })
 }
 
 /** Undefined when there is none, or none that can be understood. */

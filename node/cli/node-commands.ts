@@ -1,0 +1,78 @@
+/** Commands about this node: `status`, `peers`, `shutdown`, `version`. */
+import { ROUTES } from '../api/routes.ts'
+import { VERSION } from '../version.ts'
+import { duration, fields, table } from './format.ts'
+import type { Command } from './session.ts'
+
+export const NODE_COMMANDS: readonly Command[] = [
+  {
+    name: 'status',
+    summary: 'show identity, addresses and state of this node',
+    examples: ['status', 'status --json'],
+    async run(session) {
+      const { signal } = session.terminal
+      const status = await session.daemon().call(ROUTES.node, {}, { signal })
+      session.emit(status, () =>
+        fields([
+          ['peer id', status.peerId],
+          ...status.addresses.map((address) => ['address', address] as const),
+          ['reachability', status.reachability],
+          ['peers', String(status.links)],
+          ['runs', String(status.runs)],
+          ['engine', status.engine],
+          ['local API', status.apiUrl],
+          ['data folder', status.dataDir],
+          ['up for', duration(status.uptimeMs)],
+          ['version', `${status.version} (process ${status.pid})`],
+        ]),
+      )
+    },
+  },
+  {
+    name: 'peers',
+    summary: 'list open connections, or dial a peer',
+    examples: ['peers', 'peers --connect /ip4/192.0.2.1/tcp/4010'],
+    options: [{ flags: '--connect <multiaddr>', summary: 'dial this peer first' }],
+    async run(session) {
+      const { signal } = session.terminal
+      const client = session.daemon()
+      const address = session.text('connect')
+      if (address !== undefined) await client.call(ROUTES.connect, { address }, { signal })
+      const listed = await client.call(ROUTES.peers, {}, { signal })
+      session.emit(listed, () =>
+        table(
+          ['PEER', 'TRANSPORT', 'PATH', 'DIRECTION', 'RTT', 'AGE', 'ADDRESS'],
+          listed.peers.map((link) => [
+            link.peer,
+            link.transport,
+            link.direct ? 'direct' : 'relayed',
+            link.direction,
+            link.rttMs === null ? '-' : duration(link.rttMs),
+            duration(link.ageMs),
+            link.address,
+          ]),
+          'no peers: connections are tried in the background',
+        ),
+      )
+    },
+  },
+  {
+    name: 'shutdown',
+    summary: 'stop the daemon cleanly',
+    examples: ['shutdown'],
+    async run(session) {
+      const { signal } = session.terminal
+      const answer = await session.daemon().call(ROUTES.shutdown, {}, { signal })
+      session.emit(answer, () => ['the daemon is stopping'])
+    },
+  },
+  {
+    name: 'version',
+    summary: 'print the version',
+    examples: ['version'],
+    async run(session) {
+      const version = { version: VERSION, node: process.version }
+      session.emit(version, () => [`shoal ${version.version} (Node ${version.node})`])
+    },
+  },
+]

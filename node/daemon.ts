@@ -1,0 +1,178 @@
+/** The daemon: one node with its data folder, its network, its engine and the local API, until it is told to stop. */
+import { raceSignal, systemClock } from '../src/clock.ts'
+import { ShoalError } from '../src/errors.ts'
+import { DEADLINES } from '../src/limits.ts'
+import type { Logger } from '../src/log.ts'
+import { createMetrics } from '../src/metrics.ts'
+import { createNetwork } from '../src/net/host.ts'
+import type { NetworkOptions } from '../src/net/host.ts'
+import type { Network } from '../src/net/network.ts'
+import { createNode } from '../src/node.ts'
+import { removeApiFile, writeApiFile } from './api/api-file.ts'
+import { createApiServer } from './api/server.ts'
+import type { ApiServer, ApiServerOptions } from './api/server.ts'
+import type { Config } from './config.ts'
+import { createEngine } from './engine/engine.ts'
+import { createLogger } from './log.ts'
+import { nodeTransports, localNetworkDiscovery } from './net/transports.ts'
+import { openDataFolder } from './store/data-folder.ts'
+import { VERSION } from './version.ts'
+
+const DEFAULT_LISTEN = '/ip4/0.0.0.0/tcp/4010'
+const ANY_PORT_LISTEN = '/ip4/0.0.0.0/tcp/0'
+const DEFAULT_API_PORT = 4011
+
+export interface DaemonOptions {
+  config: Config
+  /** Asks for a clean end. */
+  signal: AbortSignal
+  /** Called once, when the node is up and the API answers. */
+  onReady: (ready: DaemonReady) => void
+}
+
+export interface DaemonReady {
+  version: string
+  peerId: string
+  addresses: string[]
+  apiUrl: string
+  dataDir: string
+  pid: number
+}
+
+/**
+ * Resolves after a clean end. Throws `data_folder_in_use`, `port_in_use`, `config_invalid`, `engine_failed` or
+ * `storage_failed` when it cannot start; then nothing is left running.
+ */
+export async function runDaemon({ config, signal, onReady }: DaemonOptions): Promise<void> {
+  const logger = createLogger(config.log)
+  exitOnCrash(logger, config.dataDir)
+  const told = new AbortController()
+  const shutdown = (): void => told.abort(new ShoalError('aborted', 'told to stop'))
+  const ends: End[] = []
+  try {
+    const ready = await start({ config, logger, shutdown, ends })
+    logger.info('daemon_started', { ...ready })
+    onReady(ready)
+    await aborted(AbortSignal.any([signal, told.signal]))
+    logger.info('daemon_stopping')
+  } finally {
+    await stop(ends, logger)
+  }
+  logger.info('daemon_stopped')
+}
+
+/** Undoes one step of the start. */
+interface End {
+  what: string
+  run: () => void | Promise<void>
+}
+
+interface Start {
+  config: Config
+  logger: Logger
+  shutdown: () => void
+  /** Filled as the start proceeds, so that a start that fails halfway is undone as far as it came. */
+  ends: End[]
+}
+
+async function start({ config, logger, shutdown, ends }: Start): Promise<DaemonReady> {
+  const { dataDir } = config
+  const clock = systemClock
+  const metrics = createMetrics()
+  const folder = await openDataFolder(dataDir, logger)
+  ends.push({ what: 'data folder', run: () => folder.close() })
+
+  const { records, blobs, identity } = folder
+  const network = await openNetwork(config, { identity, records, clock, logger, metrics })
+  ends.push({ what: 'network', run: () => network.stop() })
+  const { backend, threads } = config.engine
+  const engine = await createEngine({
+    backend,
+    logger,
+    ...(threads !== undefined && { threads }),
+  })
+  ends.push({ what: 'engine', run: () => engine.close() })
+
+  const node = await createNode({ network, records, blobs, engine, metrics, clock, logger })
+  // From here on the node ends its network and its engine itself.
+  ends.splice(1, 2, { what: 'node', run: () => node.stop() })
+
+  const { token } = folder
+  const api = await openApi(config, { node, token, dataDir, clock, logger, shutdown })
+  ends.push({ what: 'local API', run: () => api.close() })
+  writeApiFile(dataDir, { url: api.url, pid: process.pid })
+  ends.push({ what: 'api.json', run: () => removeApiFile(dataDir) })
+
+  return {
+    version: VERSION,
+    peerId: node.peerId,
+    addresses: node.status().addresses,
+    apiUrl: api.url,
+    dataDir,
+    pid: process.pid,
+  }
+}
+
+async function openNetwork(
+  config: Config,
+  services: Pick<NetworkOptions, 'identity' | 'records' | 'clock' | 'logger' | 'metrics'>,
+): Promise<Network> {
+  const { announce, bootstrap, mdns } = config
+  const peerDiscovery = mdns ? localNetworkDiscovery() : undefined
+  const options = { ...services, announce, bootstrap, transports: nodeTransports(), peerDiscovery }
+  return await firstFree(config.listen, [[DEFAULT_LISTEN], [ANY_PORT_LISTEN]], (listen) =>
+    createNetwork({ ...options, listen }),
+  )
+}
+
+async function openApi(
+  config: Config,
+  services: Omit<ApiServerOptions, 'port'>,
+): Promise<ApiServer> {
+  return await firstFree(config.api.port, [DEFAULT_API_PORT, 0], (port) =>
+    createApiServer({ ...services, port }),
+  )
+}
+
+/** A port that was asked for must be free; without a wish the next of `defaults` will do as well. */
+async function firstFree<P, T>(
+  given: P | undefined,
+  defaults: readonly [P, P],
+  open: (port: P) => Promise<T>,
+): Promise<T> {
+  if (given !== undefined) return await open(given)
+  try {
+    return await open(defaults[0])
+  } catch (cause) {
+    if (!(cause instanceof ShoalError) || cause.code !== 'port_in_use') throw cause
+    return await open(defaults[1])
+  }
+}
+
+/** In reverse order of the start. What hangs or fails is logged and keeps nothing else from ending. */
+async function stop(ends: readonly End[], logger: Logger): Promise<void> {
+  const deadline = systemClock.deadline(DEADLINES.shutdownMs, 'the shutdown')
+  for (const { what, run } of ends.toReversed()) {
+    try {
+      await raceSignal(Promise.resolve(run()), deadline)
+    } catch (error) {
+      logger.error('shutdown_failed', { what, error })
+    }
+  }
+}
+
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return
+  await new Promise((resolve) => {
+    signal.addEventListener('abort', resolve, { once: true })
+  })
+}
+
+/** A fault that nobody expected leaves the process in a state that nobody knows: log it and end. */
+function exitOnCrash(logger: Logger, dataDir: string): void {
+  process.on('uncaughtException', (error) => {
+    logger.error('crash', { error })
+    removeApiFile(dataDir)
+    process.exit(1)
+  })
+}

@@ -16,6 +16,7 @@ import { z } from 'zod'
 import { LIMITS } from '../limits.ts'
 import type { Identity } from '../net/identity.ts'
 import { verifySignature } from '../net/identity.ts'
+import { decodeCbor } from '../store/content.ts'
 
 export const DOCUMENTS = ['record', 'board'] as const
 export type DocumentName = (typeof DOCUMENTS)[number]
@@ -88,11 +89,10 @@ export async function signEnvelope(
 export function parseEnvelope(bytes: Uint8Array): Envelope | 'oversized' | 'malformed' {
   if (bytes.length > LIMITS.envelopeBytes) return 'oversized'
   try {
-    const [bodyBytes] = wireSchema.parse(decode(bytes))
-    const { version, previous, ...body } = bodySchema.parse(decode(bodyBytes))
+    const [bodyBytes] = wireSchema.parse(decodeCbor(bytes, LIMITS.envelopeBytes))
+    const parsed = bodySchema.parse(decodeCbor(bodyBytes, LIMITS.envelopeBytes))
+    const { version: _version, previous, ...body } = parsed
     if (bytes.length > envelopeLimit(body.document)) return 'oversized'
-    // One content has one encoding, so that nobody who encodes it again gets another hash.
-    if (!equalBytes(encode({ version, previous, ...body }), bodyBytes)) return 'malformed'
     return {
       ...body,
       previous: previous === null ? null : bytesToHex(previous),
@@ -117,8 +117,4 @@ export function conflict(a: Envelope, b: Envelope): boolean {
   if (a.sequence === b.sequence) return a.hash !== b.hash
   const [first, second] = a.sequence < b.sequence ? [a, b] : [b, a]
   return second.sequence === first.sequence + 1 && second.previous !== first.hash
-}
-
-function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, index) => byte === b[index])
 }

@@ -7,7 +7,7 @@
  * - A member is a peer that has spoken for the run. One that answers `run_unknown` is left alone for a while.
  * - Nothing that arrives can throw out of here: it is taken over, or dropped and counted.
  */
-import { abortReason, type Clock } from '../clock.ts'
+import { abortReason, withDeadline, type Clock } from '../clock.ts'
 import { asFault, ShoalError } from '../errors.ts'
 import { DEADLINES, LIMITS } from '../limits.ts'
 import type { Logger } from '../log.ts'
@@ -108,12 +108,18 @@ export class Gossip {
     for (const remove of this.#removeListeners) remove()
     this.#loop.abort(new ShoalError('aborted', 'the shared state was closed'))
     this.#due.clear()
-    const { clock } = this.#options
-    const drained = clock.deadline(DEADLINES.stateDrainMs, 'pushing the last envelopes')
-    const cut = (): void => this.#calls.abort(abortReason(drained))
-    drained.addEventListener('abort', cut, { once: true })
-    await Promise.all(this.#tasks)
-    drained.removeEventListener('abort', cut)
+    await withDeadline(
+      this.#options.clock,
+      DEADLINES.stateDrainMs,
+      'pushing the last envelopes',
+      undefined,
+      async (signal) => {
+        const cut = (): void => this.#calls.abort(abortReason(signal))
+        signal.addEventListener('abort', cut, { once: true })
+        while (this.#tasks.size > 0) await Promise.all(this.#tasks)
+      },
+    )
+    this.#calls.abort(new ShoalError('aborted', 'the shared state was closed'))
   }
 
   /** Pushes own envelopes to all connected members. */
@@ -269,8 +275,7 @@ export class Gossip {
   #failed(peer: string, error: unknown): void {
     const { clock, logger, offences } = this.#options
     const { code, message } = asFault(error)
-    const stranger =
-      code === 'run_unknown' || code === 'not_found' || code === 'version_unsupported'
+    const stranger = code === 'run_unknown' || code === 'refused' || code === 'version_unsupported'
     if (stranger) {
       this.#members.delete(peer)
       this.#strangers.set(peer, clock.now() + UNKNOWN_RUN_RETRY_MS)

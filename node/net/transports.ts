@@ -1,0 +1,18 @@
+/** What needs sockets: TCP for the network, multicast for neighbours on the LAN. */
+import { mdns } from '@libp2p/mdns'
+import { tcp } from '@libp2p/tcp'
+import type { PeerDiscoveryFactories, TransportFactories } from '../../src/net/libp2p-node.ts'
+
+export function nodeTransports(): TransportFactories {
+  // On both sides, or replies of some hundred bytes wait 40 ms for Nagle's algorithm.
+  return [tcp({ dialOpts: { noDelay: true }, listenOpts: { noDelay: true } })]
+}
+
+/**
+ * Finds, and is found by, nodes on the same LAN. A network starts without it where multicast is not possible. `port`:
+ * for tests, which must not meet other nodes of the machine.
+ */
+export function localNetworkDiscovery(port = 5353): PeerDiscoveryFactories {
+  // Not libp2p's own tag: every libp2p program on the LAN answers to that.
+  return [mdns({ serviceTag: '_shoal._udp.local', interval: 10_000, port })]
+}

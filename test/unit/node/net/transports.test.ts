@@ -135,7 +135,7 @@ describe('TCP', () => {
   })
 })
 
-describe('discovery on the LAN', () => {
+describe('discovery on the LAN', async () => {
   test.skipIf(!(await hasMulticast()))('connects two strangers', async () => {
     const port = await freeUdpPort()
     const nodes = [

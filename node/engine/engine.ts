@@ -1,0 +1,187 @@
+/**
+ * The embedded engine: trains in one worker thread, so that the network never waits for a matrix product.
+ *
+ * The main thread and the worker share each trainer's flat parameters; everything else stays in the worker.
+ */
+import { availableParallelism } from 'node:os'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { z } from 'zod'
+import { ShoalError } from '../../src/errors.ts'
+import { silentLogger, type Logger } from '../../src/log.ts'
+import { gptSchema } from '../../src/model/gpt.ts'
+import { createTrainingMemory, trainingVectors } from '../../src/optim/adamw-simd.ts'
+import type { Engine, Trainer, TrainerSpec } from '../../src/run/trainer.ts'
+import type { Schema } from '../../src/tensor/schema.ts'
+import { slicesOf } from '../../src/tensor/vector.ts'
+import {
+  evaluationSchema,
+  innerStepsResultSchema,
+  optimizerStateSchema,
+  type Settings,
+} from './messages.ts'
+import type { Backend } from './runtime.ts'
+import { openWorkerLink, type WorkerLink } from './worker-link.ts'
+
+export interface EngineOptions {
+  /** `auto` (default) takes the native build of onnxruntime, or the WebAssembly build when it does not load. */
+  backend?: Backend | 'auto'
+  /** Threads per trainer; default all cores but one, which is the network's. */
+  threads?: number
+  /** Whether idle threads wait in a busy loop: faster alone on a machine, far slower beside others. Default no. */
+  spinning?: boolean
+  logger?: Logger
+}
+
+/** Batches of one evaluation, unless told otherwise. */
+const EVALUATION_BATCHES = 16
+/** Elements copied at a time: 4 MiB take about a millisecond. */
+const COPIED_ELEMENTS = 1 << 20
+
+/**
+ * Starts the worker. Throws `engine_failed` when the wanted backend does not load. A worker that is lost fails what is
+ * pending and every trainer in it with `engine_failed`; the next `open` starts a new one.
+ */
+export async function createEngine(options: EngineOptions = {}): Promise<Engine> {
+  const { backend = 'auto', spinning = false, logger = silentLogger } = options
+  const threads = options.threads ?? Math.max(1, availableParallelism() - 1)
+  const settings = { backend, threads, spinning }
+  let current = await start(settings, logger)
+  let starting: Promise<WorkerLink> | undefined
+  let closed = false
+  let trainers = 0
+
+  async function liveLink(): Promise<WorkerLink> {
+    if (closed) throw new ShoalError('engine_failed', 'the engine is closed')
+    if (current.alive) return current
+    starting ??= start(settings, logger).finally(() => {
+      starting = undefined
+    })
+    current = await starting
+    return current
+  }
+
+  return {
+    get backend() {
+      return current.reason === undefined
+        ? current.backend
+        : `${current.backend} (the native build did not load: ${current.reason})`
+    },
+    async open(spec, parameters) {
+      trainers += 1
+      return openTrainer(await liveLink(), trainers, spec, parameters)
+    },
+    async close() {
+      closed = true
+      await starting?.catch(() => {})
+      await current.close()
+    },
+  }
+}
+
+async function start(settings: Settings, logger: Logger): Promise<WorkerLink> {
+  const link = await openWorkerLink(settings, (fault) => {
+    logger.error('engine_worker_lost', { reason: fault.message })
+  })
+  const { backend, reason } = link
+  if (reason !== undefined) logger.warn('engine_fallback', { backend, reason })
+  return link
+}
+
+async function openTrainer(
+  link: WorkerLink,
+  trainer: number,
+  spec: TrainerSpec,
+  parameters: Float32Array,
+): Promise<Trainer> {
+  const schema = gptSchema(spec.model)
+  requireSize(parameters, schema)
+  const memory = createTrainingMemory(schema.size)
+  const local = trainingVectors(memory, schema.size).parameters
+  await copy(parameters, local)
+  await link.call({ kind: 'open', trainer, spec, memory }, z.undefined())
+  return createTrainer(link, trainer, schema, local)
+}
+
+/** Calls take effect one after the other, in the order they were made. */
+function createTrainer(
+  link: WorkerLink,
+  trainer: number,
+  schema: Schema,
+  local: Float32Array,
+): Trainer {
+  const closing = new AbortController()
+  const inOrder = createQueue()
+  const enqueue = <T>(work: () => Promise<T>): Promise<T> =>
+    inOrder(async () => {
+      if (closing.signal.aborted) throw new ShoalError('engine_failed', 'the trainer is closed')
+      // The parameters of a lost worker may lack the end of a step: nobody is to average them.
+      if (!link.alive) throw new ShoalError('engine_failed', 'the engine is closed or was lost')
+      return work()
+    })
+  const orClosing = (signal: AbortSignal | undefined): AbortSignal =>
+    signal === undefined ? closing.signal : AbortSignal.any([signal, closing.signal])
+
+  return {
+    schema,
+    readParameters: () => enqueue(() => copy(local, new Float32Array(schema.size))),
+    writeParameters: (values) =>
+      enqueue(async () => {
+        requireSize(values, schema)
+        await copy(values, local)
+      }),
+    innerSteps: (outerStep, { signal, onProgress } = {}) =>
+      enqueue(() => {
+        const options = { signal: orClosing(signal), onProgress }
+        return link.call(
+          { kind: 'innerSteps', trainer, outerStep },
+          innerStepsResultSchema,
+          options,
+        )
+      }),
+    evaluate: ({ parameters, batches = EVALUATION_BATCHES, signal } = {}) =>
+      enqueue(async () => {
+        if (parameters !== undefined) requireSize(parameters, schema)
+        const options = { signal: orClosing(signal) }
+        const task = { kind: 'evaluate', trainer, batches, parameters } as const
+        return link.call(task, evaluationSchema, options)
+      }),
+    exportOptimizer: () =>
+      enqueue(() => link.call({ kind: 'exportOptimizer', trainer }, optimizerStateSchema)),
+    importOptimizer: (state) =>
+      enqueue(() => link.call({ kind: 'importOptimizer', trainer, state }, z.undefined())),
+    async close() {
+      if (closing.signal.aborted) return
+      closing.abort(new ShoalError('aborted', 'the trainer was closed'))
+      await inOrder(async () => {
+        if (link.alive) await link.call({ kind: 'close', trainer }, z.undefined())
+      })
+    },
+  }
+}
+
+function requireSize({ length }: Float32Array, { size }: Schema): void {
+  if (length === size) return
+  throw new ShoalError(
+    'schema_mismatch',
+    `${length} parameters do not fit a model of ${size}; take those of the same run`,
+  )
+}
+
+/** Runs one piece of work after the other, in the order of the calls. */
+function createQueue(): <T>(work: () => Promise<T>) => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve()
+  return (work) => {
+    const result = last.then(work)
+    last = result.catch(() => {})
+    return result
+  }
+}
+
+/** Copies a vector into `to` without holding up the event loop, and returns `to`. */
+async function copy<T extends Float32Array>(source: Float32Array, to: T): Promise<T> {
+  for (const [from, end] of slicesOf(source.length, COPIED_ELEMENTS)) {
+    to.set(source.subarray(from, end), from)
+    if (end < source.length) await nextTurn()
+  }
+  return to
+}

@@ -1,0 +1,143 @@
+/**
+ * One model in training, inside the engine's worker: gradients by onnxruntime, AdamW on the shared vectors.
+ *
+ * Deterministic: the same spec, parameters and optimizer state give the same bits, whatever the number of threads.
+ */
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { abortReason } from '../../src/clock.ts'
+import { ShoalError } from '../../src/errors.ts'
+import { evaluationGraph, gptSchema, gradientName, trainingGraph } from '../../src/model/gpt.ts'
+import {
+  createSimdAdamW,
+  trainingVectors,
+  type SimdAdamW,
+  type TrainingVectors,
+} from '../../src/optim/adamw-simd.ts'
+import { gradientClipFactor, learningRateAt } from '../../src/optim/inner.ts'
+import type { InnerStepsProgress, InnerStepsResult, TrainerSpec } from '../../src/run/trainer.ts'
+import { addScaled, norm } from '../../src/tensor/vector.ts'
+import { createBatch, type Batch } from './batch.ts'
+import { decodeOptimizerState, encodeOptimizerState } from './optimizer-state.ts'
+import { vectorBindings, type Program, type Runtime } from './runtime.ts'
+
+export interface TrainingSession {
+  innerSteps(
+    outerStep: number,
+    signal: AbortSignal,
+    onProgress: (progress: InnerStepsProgress) => void,
+  ): Promise<InnerStepsResult>
+  /** Evaluates `parameters` when given, else the local ones. */
+  evaluate(
+    batches: number,
+    signal: AbortSignal,
+    parameters?: Float32Array,
+  ): Promise<{ loss: number; tokens: number }>
+  exportOptimizer(): Uint8Array<ArrayBuffer>
+  importOptimizer(state: Uint8Array): void
+  close(): Promise<void>
+}
+
+/** At most ten progress reports a second. */
+const PROGRESS_INTERVAL_MS = 100
+
+/** Trains the parameters in `memory` (see `createTrainingMemory`). Throws `data_unusable` or `engine_failed`. */
+export async function openTrainingSession(
+  runtime: Runtime,
+  spec: TrainerSpec,
+  memory: WebAssembly.Memory,
+): Promise<TrainingSession> {
+  const schema = gptSchema(spec.model)
+  const vectors = trainingVectors(memory, schema.size)
+  const batch = createBatch(spec)
+  const tokensPerStep = batch.tokens * spec.streams.length
+  const optimizer = { step: 0, ...vectors }
+  const program = await runtime.open(trainingGraph(spec.model, spec.batchSequences))
+  const adamw = createSimdAdamW(memory, schema, optimizer)
+  const innerStep = createInnerStep(spec, batch, program, vectors, adamw)
+  /** Opened when first asked for: many trainers never evaluate. */
+  let evaluation: Program | undefined
+
+  return {
+    async innerSteps(outerStep, signal, onProgress) {
+      let total = 0
+      let reportedAt = performance.now()
+      for (let index = 0; index < spec.innerSteps; index += 1) {
+        await yieldTo(signal)
+        const loss = await innerStep(outerStep, index)
+        total += loss
+        const now = performance.now()
+        if (now - reportedAt < PROGRESS_INTERVAL_MS) continue
+        reportedAt = now
+        onProgress({ step: index + 1, loss, tokens: (index + 1) * tokensPerStep })
+      }
+      const steps = spec.innerSteps
+      return { steps, tokens: steps * tokensPerStep, loss: total / steps }
+    },
+    async evaluate(batches, signal, parameters = vectors.parameters) {
+      evaluation ??= await runtime.open(evaluationGraph(spec.model, spec.batchSequences))
+      const inputs = { ...batch.inputs, ...vectorBindings(schema, parameters) }
+      const computeLoss = evaluation.bind(inputs, batch.outputs)
+      let total = 0
+      for (let index = 0; index < batches; index += 1) {
+        await yieldTo(signal)
+        batch.fillValidation(index, batches)
+        total += await batch.lossOf(computeLoss)
+      }
+      return { loss: total / batches, tokens: batches * batch.tokens }
+    },
+    exportOptimizer: () => encodeOptimizerState(optimizer, schema),
+    importOptimizer: (state) => decodeOptimizerState(state, optimizer, schema),
+    async close() {
+      await program.close()
+      await evaluation?.close()
+    },
+  }
+}
+
+/** One inner step: the gradient averaged over the streams, clipped, then AdamW. Returns the mean loss. */
+function createInnerStep(
+  spec: TrainerSpec,
+  batch: Batch,
+  program: Program,
+  vectors: TrainingVectors,
+  adamw: SimdAdamW,
+): (outerStep: number, innerStep: number) => Promise<number> {
+  const { streams, seed, inner, innerSteps, outerSteps } = spec
+  const schema = gptSchema(spec.model)
+  const { gradient } = vectors
+  const sum = streams.length > 1 ? new Float32Array(schema.size) : undefined
+  const computeGradient = program.bind(
+    { ...batch.inputs, ...vectorBindings(schema, vectors.parameters) },
+    { ...batch.outputs, ...vectorBindings(schema, gradient, gradientName) },
+  )
+  return async (outerStep, innerStep) => {
+    let loss = 0
+    for (const [index, stream] of streams.entries()) {
+      batch.fillTraining({ seed, stream, outerStep, innerStep })
+      loss += (await batch.lossOf(computeGradient)) / streams.length
+      if (index === 0) sum?.set(gradient)
+      else if (sum !== undefined) addScaled(sum, gradient, 1)
+    }
+    if (sum !== undefined) gradient.set(sum)
+    const gradientNorm = norm(gradient) / streams.length
+    if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
+      throw new ShoalError(
+        'engine_failed',
+        `training diverged in outer step ${outerStep}: lower the inner learning rate`,
+      )
+    }
+    const step = outerStep * innerSteps + innerStep
+    const learningRate = learningRateAt(inner, step, innerSteps * outerSteps)
+    adamw(
+      { ...inner, learningRate },
+      gradientClipFactor(gradientNorm, inner.clipNorm) / streams.length,
+    )
+    return loss
+  }
+}
+
+/** The WebAssembly build computes without yielding: a cancellation, or another trainer, must get in between. */
+async function yieldTo(signal: AbortSignal): Promise<void> {
+  await nextTurn()
+  if (signal.aborted) throw abortReason(signal)
+}

@@ -173,6 +173,8 @@ function problem(thrown: unknown, context: Context, logger: Logger): Response {
     details: fault.details,
   }
   const headers: Record<string, string> = { 'content-type': 'application/problem+json' }
+  // The rest of the body is not read, so nothing can follow it on this connection.
+  if (fault.code === 'body_too_large') headers['connection'] = 'close'
   if (status === 401) headers['www-authenticate'] = 'Bearer'
   return new Response(JSON.stringify(body), { status, headers })
 }

@@ -1,0 +1,386 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, request as httpRequest } from 'node:http'
+import type { IncomingHttpHeaders } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { createApiClient } from '../../../../node/api/client.ts'
+import type { ApiClient } from '../../../../node/api/client.ts'
+import { ROUTES } from '../../../../node/api/routes.ts'
+import type { Route } from '../../../../node/api/routes.ts'
+import { createApiServer } from '../../../../node/api/server.ts'
+import type { ApiServer } from '../../../../node/api/server.ts'
+import { systemClock } from '../../../../src/clock.ts'
+import { LIMITS } from '../../../../src/limits.ts'
+import { silentLogger } from '../../../../src/log.ts'
+import type { RunEvent, RunView } from '../../../../src/run/view.ts'
+import { createSwarm, realText, tinySpec } from '../../../swarm/swarm.ts'
+import type { Swarm } from '../../../swarm/swarm.ts'
+
+const TOKEN = 'a'.repeat(64)
+const UNKNOWN_RUN = 'bafyreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy'
+
+let swarm: Swarm
+let server: ApiServer
+let client: ApiClient
+let folder: string
+let shutdowns = 0
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'shoal-api-'))
+  swarm = await createSwarm(1, 'api')
+  const [node] = swarm.nodes
+  if (node === undefined) throw new Error('no node')
+  server = await createApiServer({
+    node,
+    token: TOKEN,
+    port: 0,
+    dataDir: folder,
+    clock: systemClock,
+    logger: silentLogger,
+    shutdown: () => shutdowns++,
+    heartbeatMs: 50,
+  })
+  client = createApiClient({ url: server.url, token: TOKEN })
+})
+afterAll(async () => {
+  await server.close()
+  await swarm.stop()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+interface Answer {
+  status: number
+  headers: IncomingHttpHeaders
+  body: unknown
+}
+
+interface Call {
+  method?: string
+  path?: string
+  headers?: Record<string, string>
+  body?: string
+}
+
+/** A request as any program may send it: `fetch` would not let us lie about the Host. */
+async function send({
+  method = 'GET',
+  path = '/v1/node',
+  headers = {},
+  body,
+}: Call): Promise<Answer> {
+  const { hostname, port } = new URL(server.url)
+  return await new Promise((resolve, reject) => {
+    const request = httpRequest({ hostname, port, method, path, headers }, (response) => {
+      let text = ''
+      response.on('data', (piece) => (text += String(piece)))
+      response.on('end', () =>
+        resolve({
+          status: response.statusCode ?? 0,
+          headers: response.headers,
+          body: text === '' ? undefined : JSON.parse(text),
+        }),
+      )
+    })
+    request.on('error', reject)
+    request.end(body)
+  })
+}
+
+const bearer = { authorization: `Bearer ${TOKEN}` }
+const json = { 'content-type': 'application/json' }
+
+describe('what the outside may not do', () => {
+  test('call without the token, or with another one', async () => {
+    for (const headers of [
+      {},
+      { authorization: TOKEN },
+      { authorization: `Basic ${TOKEN}` },
+      { authorization: 'Bearer' },
+      { authorization: `Bearer ${TOKEN.slice(1)}` },
+      { authorization: `Bearer ${'b'.repeat(64)}` },
+    ]) {
+      const answer = await send({ headers })
+      expect(answer).toMatchObject({ status: 401, body: { code: 'unauthorized' } })
+      expect(answer.headers['www-authenticate']).toBe('Bearer')
+      expect(answer.headers['content-type']).toBe('application/problem+json')
+    }
+    expect(await send({ headers: bearer })).toMatchObject({ status: 200 })
+  })
+
+  test('pass the token in the query', async () => {
+    const answer = await send({ path: `/v1/node?token=${TOKEN}` })
+    expect(answer).toMatchObject({ status: 401 })
+  })
+
+  test('learn without the token which paths there are', async () => {
+    expect(await send({ path: '/v1/nothing' })).toMatchObject({ status: 401 })
+    expect(await send({ path: '/v1/nothing', headers: bearer })).toMatchObject({
+      status: 404,
+      body: { code: 'not_found' },
+    })
+  })
+
+  test('come by a name that was pointed at loopback (DNS rebinding)', async () => {
+    const { port } = new URL(server.url)
+    for (const host of ['evil.example', `evil.example:${port}`, '127.0.0.1', `127.0.0.1:1`]) {
+      const answer = await send({ headers: { ...bearer, host } })
+      expect({ host, ...answer }).toMatchObject({ status: 403, body: { code: 'forbidden' } })
+    }
+    for (const host of [`localhost:${port}`, `LOCALHOST:${port}`, `[::1]:${port}`]) {
+      expect(await send({ headers: { ...bearer, host } })).toMatchObject({ status: 200 })
+    }
+  })
+
+  test('come from a web page of another site, even with the token', async () => {
+    for (const origin of ['https://evil.example', 'null', 'http://127.0.0.1:1', '']) {
+      const answer = await send({ headers: { ...bearer, origin } })
+      expect({ origin, ...answer }).toMatchObject({ status: 403, body: { code: 'forbidden' } })
+    }
+    for (const site of ['cross-site', 'same-site', '']) {
+      const answer = await send({ headers: { ...bearer, 'sec-fetch-site': site } })
+      expect({ site, ...answer }).toMatchObject({ status: 403 })
+    }
+    const own = { ...bearer, origin: server.url, 'sec-fetch-site': 'same-origin' }
+    expect(await send({ headers: own })).toMatchObject({ status: 200 })
+    expect(await send({ headers: { ...bearer, 'sec-fetch-site': 'none' } })).toMatchObject({
+      status: 200,
+    })
+  })
+
+  test('read an answer from a page of another site (no CORS)', async () => {
+    const preflight = await send({
+      method: 'OPTIONS',
+      headers: { origin: 'https://evil.example', 'access-control-request-method': 'POST' },
+    })
+    expect(preflight.status).toBe(403)
+    const { headers } = await send({ headers: bearer })
+    expect(Object.keys(headers).filter((name) => name.startsWith('access-control'))).toEqual([])
+  })
+
+  test('post what a form can send', async () => {
+    for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data']) {
+      const answer = await send({
+        method: 'POST',
+        path: '/v1/shutdown',
+        headers: { ...bearer, 'content-type': type },
+        body: '{}',
+      })
+      expect(answer).toMatchObject({ status: 400, body: { code: 'body_invalid' } })
+    }
+    const bare = await send({ method: 'POST', path: '/v1/shutdown', headers: bearer })
+    expect(bare).toMatchObject({ status: 400, body: { code: 'body_invalid' } })
+    expect(shutdowns).toBe(0)
+  })
+
+  test('send more than the limit, declared or not', async () => {
+    const body = JSON.stringify({ address: 'x'.repeat(LIMITS.apiBodyBytes) })
+    const call = { method: 'POST', path: '/v1/peers', body }
+    const declared = { ...bearer, ...json, 'content-length': String(body.length) }
+    const chunked = { ...bearer, ...json, 'transfer-encoding': 'chunked' }
+    for (const headers of [declared, chunked]) {
+      expect(await send({ ...call, headers })).toMatchObject({
+        status: 413,
+        body: { code: 'body_too_large' },
+      })
+    }
+  })
+
+  test('send headers without end', async () => {
+    const headers = { ...bearer, 'x-long': 'x'.repeat(32 << 10) }
+    const answer = await send({ headers }).catch((error: unknown) => error)
+    expect(answer).not.toMatchObject({ status: 200 })
+  })
+
+  test('call with a body that is not an object, or has unknown or missing fields', async () => {
+    for (const body of ['', '[]', '"x"', '{', 'null', '{}', '{"address":1}', '{"adress":"x"}']) {
+      const headers = { ...bearer, ...json }
+      const answer = await send({ method: 'POST', path: '/v1/peers', headers, body })
+      expect({ sent: body, ...answer }).toMatchObject({
+        status: 400,
+        body: { code: 'body_invalid' },
+      })
+    }
+    const misspelt = await send({ path: '/v1/runs?discovr=true', headers: bearer })
+    expect(misspelt.body).toMatchObject({
+      code: 'body_invalid',
+      detail: "GET /v1/runs: unknown key 'discovr', did you mean 'discover'?",
+    })
+  })
+
+  test('rename in the body what the path names', async () => {
+    const answer = await send({
+      method: 'POST',
+      path: `/v1/runs/${UNKNOWN_RUN}/leave`,
+      headers: { ...bearer, ...json },
+      body: JSON.stringify({ run: 'another' }),
+    })
+    expect(answer.body).toMatchObject({ code: 'run_unknown' })
+    expect(JSON.stringify(answer.body)).toContain(UNKNOWN_RUN)
+  })
+
+  test('name data by a path that depends on where the daemon was started', async () => {
+    const spec = tinySpec({ data: 'README.md' })
+    await expect(client.call(ROUTES.createRun, { spec })).rejects.toMatchObject({
+      code: 'data_unreadable',
+    })
+  })
+
+  test('listen elsewhere than on loopback', () => {
+    expect(server.url).toMatch(/^http:\/\/127\.0\.0\.1:\d+$/)
+  })
+})
+
+describe('the routes', () => {
+  test('need the token, all but the one that says only ok', async () => {
+    const routes: Route[] = Object.values(ROUTES)
+    for (const { method, path } of routes.filter(({ open }) => open !== true)) {
+      const answer = await send({ method, path: path.replace('{run}', 'x'), headers: json })
+      expect({ path, ...answer }).toMatchObject({ status: 401 })
+    }
+    expect(await send({ path: '/healthz' })).toMatchObject({ status: 200, body: { ok: true } })
+    expect(await send({ path: '/healthz', headers: { host: 'evil.example' } })).toMatchObject({
+      status: 403,
+    })
+  })
+
+  test('are mounted, every one', async () => {
+    const routes: Route[] = Object.values(ROUTES)
+    for (const { method, path, stream } of routes) {
+      if (stream === true || path === '/v1/shutdown') continue
+      const given = { ...bearer, ...json }
+      const answer = await send({
+        method,
+        path: path.replace('{run}', UNKNOWN_RUN),
+        headers: given,
+      })
+      expect({ path, ...answer }).not.toMatchObject({ body: { code: 'not_found' } })
+      expect({ path, ...answer }).not.toMatchObject({ status: 500 })
+    }
+  })
+
+  test('tell of the node', async () => {
+    const node = await client.call(ROUTES.node, {})
+    expect(node).toMatchObject({ apiUrl: server.url, dataDir: folder, pid: process.pid })
+    expect(node.peerId).toBe(swarm.nodes[0]?.peerId)
+    expect(await client.call(ROUTES.peers, {})).toEqual({ peers: [] })
+  })
+
+  test('carry a run from its creation to its end', async () => {
+    const data = join(folder, 'text.txt')
+    writeFileSync(data, await realText())
+    const abort = new AbortController()
+    const events: RunEvent[] = []
+    const listening = (async () => {
+      for await (const event of client.events({ signal: abort.signal })) {
+        events.push(event)
+        if (event.type === 'run_status' && event.status === 'finished') break
+      }
+    })()
+    const spec = tinySpec({
+      data,
+      outerSteps: 3,
+      limits: { startTimeoutMs: 0, checkpointEvery: 1 },
+    })
+    const created = await client.call(ROUTES.createRun, { spec })
+    const run = created.id
+    expect(await client.call(ROUTES.runs, {})).toMatchObject({ runs: [{ id: run, name: 'tiny' }] })
+    const { link } = await client.call(ROUTES.invite, { run })
+    expect(link).toMatch(new RegExp(`^shoal:${run}`))
+
+    const written = await client.call(ROUTES.writeBoard, { run, key: 'note', value: 'hello' })
+    expect(written).toEqual({ board: { note: 'hello' } })
+    expect(await client.call(ROUTES.board, { run })).toEqual(written)
+    expect(await client.call(ROUTES.writeBoard, { run, key: 'note' })).toEqual({ board: {} })
+
+    await listening
+    abort.abort()
+    const view: RunView = await client.call(ROUTES.showRun, { run })
+    expect(view).toMatchObject({ status: 'finished', outerStep: 3 })
+    expect(events.filter(({ type }) => type === 'outer_step')).toHaveLength(3)
+
+    const { checkpoints } = await client.call(ROUTES.checkpoints, { run })
+    expect(checkpoints.length).toBeGreaterThan(0)
+    const exported = await client.call(ROUTES.exportCheckpoint, {
+      run,
+      folder: join(folder, 'model'),
+    })
+    expect(exported.files.map(({ name }) => name)).toContain('model.safetensors')
+    const foreign = { run, folder }
+    await expect(client.call(ROUTES.exportCheckpoint, foreign)).rejects.toMatchObject({
+      code: 'folder_invalid',
+    })
+    expect(await client.call(ROUTES.leaveRun, { run })).toEqual({ left: run })
+    await expect(client.call(ROUTES.showRun, { run })).rejects.toMatchObject({
+      code: 'run_unknown',
+    })
+  })
+
+  test('stream events to so many readers at once, and again when one has gone', async () => {
+    const open = (signal: AbortSignal): Promise<Response> =>
+      fetch(`${server.url}/v1/events`, { headers: bearer, signal })
+    const readers = Array.from({ length: LIMITS.eventReaders }, () => new AbortController())
+    const answers = await Promise.all(readers.map(({ signal }) => open(signal)))
+    expect(answers.every(({ status }) => status === 200)).toBe(true)
+    expect(answers[0]?.headers.get('content-type')).toBe('text/event-stream')
+    const body = answers[0]?.body?.getReader()
+    let text = ''
+    while (!text.includes(': heartbeat')) {
+      text += new TextDecoder().decode((await body?.read())?.value)
+    }
+    expect(text).toMatch(/^retry: 1000\nid: [0-9a-f]{8}-\d+\n\n: heartbeat/)
+
+    const refused = await open(new AbortController().signal)
+    expect(refused.status).toBe(429)
+    expect(await refused.json()).toMatchObject({ code: 'limit_exceeded' })
+    readers[0]?.abort()
+    await expect
+      .poll(async () => {
+        const again = new AbortController()
+        const { status } = await open(again.signal)
+        again.abort()
+        return status
+      })
+      .toBe(200)
+    for (const reader of readers) reader.abort()
+  })
+
+  test('tell a stop from the daemon', async () => {
+    expect(await client.call(ROUTES.shutdown, {})).toEqual({ stopping: true })
+    expect(shutdowns).toBe(1)
+  })
+})
+
+describe('the client', () => {
+  test('gives up at its deadline', async () => {
+    const peer = '/ip4/127.0.0.1/tcp/1/p2p/12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf'
+    const call = client.call(ROUTES.connect, { address: peer }, { signal: AbortSignal.abort() })
+    await expect(call).rejects.toMatchObject({ code: 'aborted' })
+    const silent = createServer(() => {})
+    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
+    const bound = silent.address()
+    const port = typeof bound === 'object' ? bound?.port : undefined
+    const waiting = createApiClient({ url: `http://127.0.0.1:${port}`, token: TOKEN })
+    const late = waiting.call(ROUTES.node, {}, { deadlineMs: 50 })
+    await expect(late).rejects.toMatchObject({
+      code: 'timeout',
+      message: 'GET /v1/node took longer than 50 ms',
+    })
+    silent.closeAllConnections()
+    silent.close()
+  })
+
+  test('says so when nobody answers', async () => {
+    const nobody = createApiClient({ url: 'http://127.0.0.1:1', token: TOKEN })
+    await expect(nobody.call(ROUTES.node, {})).rejects.toMatchObject({ code: 'daemon_unreachable' })
+    const events = nobody.events({ signal: new AbortController().signal })
+    await expect(events[Symbol.asyncIterator]().next()).rejects.toMatchObject({
+      code: 'daemon_unreachable',
+    })
+  })
+
+  test('hands on that its token is wrong', async () => {
+    const other = createApiClient({ url: server.url, token: 'wrong' })
+    await expect(other.call(ROUTES.node, {})).rejects.toMatchObject({ code: 'unauthorized' })
+  })
+})

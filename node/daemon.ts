@@ -51,7 +51,7 @@ export async function runDaemon({ config, signal, onReady }: DaemonOptions): Pro
   const ends: End[] = []
   try {
     const ready = await start({ config, logger, shutdown, ends })
-    logger.info('daemon_started', { ...ready })
+    logger.info('daemon_started', { version: VERSION, peerId: ready.peerId })
     onReady(ready)
     await aborted(AbortSignal.any([signal, told.signal]))
     logger.info('daemon_stopping')

@@ -1,0 +1,117 @@
+/** Real daemons and real commands as child processes, on loopback and in temporary folders. */
+import { spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { raceSignal, systemClock } from '../../src/clock.ts'
+import type { DaemonReady } from '../../node/daemon.ts'
+
+const CLI = fileURLToPath(new URL('../../node/cli.ts', import.meta.url))
+const COMMAND_MS = 45_000
+
+export interface Outcome {
+  code: number | null
+  stdout: string
+  stderr: string
+}
+
+export interface Daemon {
+  readonly ready: DaemonReady
+  readonly dataDir: string
+  /** Runs a command against this daemon. */
+  shoal(...argv: string[]): Promise<Outcome>
+  /** Runs a command with `--json`, expects success, and returns what it printed. */
+  json(...argv: string[]): Promise<unknown>
+  /** Resolves when the process has ended. */
+  readonly ended: Promise<Outcome>
+  /** Sends a signal and waits for the end. */
+  end(signal?: NodeJS.Signals): Promise<Outcome>
+}
+
+export interface Workplace {
+  readonly folder: string
+  shoal(...argv: string[]): Promise<Outcome>
+  /** Starts a daemon and waits until it is up. */
+  daemon(dataDir: string, ...argv: string[]): Promise<Daemon>
+  /** Ends what still runs and removes every file. */
+  close(): Promise<void>
+}
+
+/** A folder of its own for configuration and data: nothing of the user's is read or written. */
+export function createWorkplace(): Workplace {
+  const folder = mkdtempSync(join(tmpdir(), 'shoal-e2e-'))
+  const running = new Set<ChildProcess>()
+  const env = {
+    PATH: process.env['PATH'],
+    HOME: folder,
+    XDG_CONFIG_HOME: join(folder, 'config'),
+    XDG_DATA_HOME: join(folder, 'data'),
+  }
+
+  const start = (argv: readonly string[]): { child: ChildProcess; outcome: Promise<Outcome> } => {
+    const child = spawn(process.execPath, [CLI, ...argv], { cwd: folder, env })
+    running.add(child)
+    const outcome: Outcome = { code: null, stdout: '', stderr: '' }
+    child.stdout.on('data', (text) => (outcome.stdout += String(text)))
+    child.stderr.on('data', (text) => (outcome.stderr += String(text)))
+    const closed = once(child, 'close').then(([code]: unknown[]) => {
+      running.delete(child)
+      return { ...outcome, code: typeof code === 'number' ? code : null }
+    })
+    return { child, outcome: closed }
+  }
+  const shoal = async (...argv: string[]): Promise<Outcome> => {
+    const deadline = systemClock.deadline(COMMAND_MS, `shoal ${argv.join(' ')}`)
+    return await raceSignal(start(argv).outcome, deadline)
+  }
+
+  return {
+    folder,
+    shoal,
+    async daemon(name, ...argv) {
+      const dataDir = join(folder, name)
+      const settings = ['--engine-threads', '1', '--log-format', 'json', '--no-mdns']
+      const ports = ['--listen', '/ip4/127.0.0.1/tcp/0', '--api-port', '0']
+      const chosen = argv.includes('--listen') ? ports.slice(2) : ports
+      const fixed = ['daemon', '--json', '--data-dir', dataDir]
+      const { child, outcome } = start([...fixed, ...settings, ...chosen, ...argv])
+      const ready = await readyLine(child, outcome)
+      const own = (...words: string[]): Promise<Outcome> => shoal(...words, '--data-dir', dataDir)
+      return {
+        ready,
+        dataDir,
+        shoal: own,
+        ended: outcome,
+        json: async (...words) => {
+          const { code, stdout, stderr } = await own(...words, '--json')
+          if (code !== 0) throw new Error(`shoal ${words.join(' ')}: exit code ${code}: ${stderr}`)
+          return JSON.parse(stdout)
+        },
+        end: async (signal = 'SIGTERM') => {
+          child.kill(signal)
+          return await outcome
+        },
+      }
+    },
+    async close() {
+      const ends = [...running].map((child) => once(child, 'close'))
+      for (const child of running) child.kill('SIGKILL')
+      await Promise.all(ends)
+      rmSync(folder, { recursive: true, force: true })
+    },
+  }
+}
+
+async function readyLine(child: ChildProcess, outcome: Promise<Outcome>): Promise<DaemonReady> {
+  const line = new Promise<string>((resolve) => {
+    child.stdout?.once('data', (text) => resolve(String(text)))
+  })
+  const failed = outcome.then(({ code, stderr }): never => {
+    throw new Error(`the daemon ended with exit code ${code}: ${stderr}`)
+  })
+  const deadline = systemClock.deadline(COMMAND_MS, 'the start of a daemon')
+  return JSON.parse(await raceSignal(Promise.race([line, failed]), deadline))
+}

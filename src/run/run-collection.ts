@@ -1,6 +1,6 @@
 /** The runs of one node: created, joined, resumed, left. */
 import type { Clock } from '../clock.ts'
-import { ShoalError } from '../errors.ts'
+import { asFault, ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import { directoryCid } from './directory.ts'
 import type { Manifest, RunSpec } from './manifest.ts'
@@ -121,8 +121,13 @@ async function resume(runs: Map<string, Run>, deps: RunDependencies): Promise<vo
       deps.logger.error('run_not_resumed', { run: id, reason })
       continue
     }
-    await start(runs, deps, { id, manifest: decodeManifest(bytes), sources: [] })
-    deps.logger.info('run_resumed', { run: id })
+    try {
+      await start(runs, deps, { id, manifest: decodeManifest(bytes), sources: [] })
+      deps.logger.info('run_resumed', { run: id })
+    } catch (thrown) {
+      // One damaged run must not keep the node and its other runs down.
+      deps.logger.error('run_not_resumed', { run: id, reason: asFault(thrown).message })
+    }
   }
 }
 

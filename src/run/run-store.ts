@@ -62,6 +62,8 @@ export interface RunVectors {
 export const CHECKPOINTS_KEPT = 3
 
 export interface RunStore {
+  /** Keeps what an earlier life stored; before anything else, or a sweep may take it. */
+  retainStored(): Promise<void>
   membership(): Promise<Membership | undefined>
   setMembership(membership: Membership): Promise<void>
   load(): Promise<StoredState | undefined>
@@ -100,20 +102,18 @@ export function createRunStore(
   let releaseState: (() => Promise<void>) | undefined
 
   return {
-    async membership() {
+    async retainStored() {
       const membership = await read(records, membershipKey, membershipSchema)
       if (membership?.text) retain(membership.text.chunks)
-      return membership
+      const state = await read(records, stateKey, stateSchema)
+      if (state !== undefined) releaseState = references.retain(await blobsOf(state, blobs))
     },
+    membership: () => read(records, membershipKey, membershipSchema),
     async setMembership(membership) {
       await records.put(membershipKey, encodeCbor(membershipSchema.parse(membership)))
       if (membership.text) retain(membership.text.chunks)
     },
-    async load() {
-      const state = await read(records, stateKey, stateSchema)
-      if (state !== undefined) releaseState ??= retain(await blobsOf(state, blobs))
-      return state
-    },
+    load: () => read(records, stateKey, stateSchema),
     async loadVectors(state, elements) {
       return {
         parameters: await loadVector(state.parameters, elements, blobs),

@@ -70,6 +70,7 @@ export async function openRun(
   options: RunOptions,
 ): Promise<Run> {
   const run = await createContext(id, manifest, deps)
+  await run.store.retainStored()
   if (options.membership !== undefined) await run.store.setMembership(options.membership)
   const ending = new AbortController()
   const { signal } = ending

@@ -54,7 +54,14 @@ export async function createSwarm(peers: number, seed: string): Promise<Swarm> {
       random,
       metrics,
     })
-    const node = await createNode({ network, ...stores, engine: shared, metrics, random, freshSeed: () => seed })
+    const node = await createNode({
+      network,
+      ...stores,
+      engine: shared,
+      metrics,
+      random,
+      freshSeed: () => seed,
+    })
     nodes.push(node)
     return node
   }

@@ -19,12 +19,18 @@ async function train(
     const spec = tinySpec({
       ...overrides,
       seed,
-      limits: { minPeers: peers, startTimeoutMs: 60_000, roundTimeoutMs: 60_000, ...overrides.limits },
+      limits: {
+        minPeers: peers,
+        startTimeoutMs: 60_000,
+        roundTimeoutMs: 60_000,
+        ...overrides.limits,
+      },
     })
     const { id } = await first.createRun(spec, text)
     await Promise.all(others.map((node) => node.joinRun(id)))
     const views = await Promise.all(swarm.nodes.map((node) => waitForRun(node, id, isFinished)))
-    for (const view of views) hashes.set(view.id, [...(hashes.get(view.id) ?? []), view.parametersHash])
+    for (const view of views)
+      hashes.set(view.id, [...(hashes.get(view.id) ?? []), view.parametersHash])
     return { views, hashes }
   } finally {
     await swarm.stop()
@@ -44,7 +50,9 @@ describe('a swarm of 16', () => {
     // The final merge: one checkpoint, made by all of them.
     expect(new Set(views.map((view) => view.checkpoints.at(-1)?.cid)).size).toBe(1)
     const again = await train(16, 'replay', overrides)
-    expect(again.views.map((view) => view.parametersHash)).toEqual(views.map((view) => view.parametersHash))
+    expect(again.views.map((view) => view.parametersHash)).toEqual(
+      views.map((view) => view.parametersHash),
+    )
     const other = await train(16, 'another seed', overrides)
     expect(other.views[0]?.parametersHash).not.toBe(views[0]?.parametersHash)
   }, 120_000)

@@ -73,7 +73,7 @@ export class Gossip {
   /** Peers that do not know the run, and when they may be asked again. */
   readonly #strangers = new Map<string, number>()
   readonly #queue: PushQueue
-  readonly #syncing = new Set<string>()
+  readonly #syncing = new Map<string, Promise<void>>()
   readonly #due = new Set<string>()
   readonly #tasks = new Set<Promise<void>>()
   readonly #loop = new AbortController()
@@ -152,24 +152,42 @@ export class Gossip {
     }
   }
 
-  /** One whole exchange: afterwards both sides know what either knew. */
+  /** One whole exchange: afterwards both sides know what either knew. One at a time with each peer. */
   async sync(peer: string, outer?: AbortSignal): Promise<void> {
-    const { run, network, replica } = this.#options
+    for (let running = this.#syncing.get(peer); running; running = this.#syncing.get(peer)) {
+      await running
+    }
     const signal =
       outer === undefined ? this.#calls.signal : AbortSignal.any([outer, this.#calls.signal])
+    const exchange = this.#exchange(peer, signal)
+    this.#syncing.set(
+      peer,
+      exchange.catch(() => {}),
+    )
+    try {
+      await exchange
+    } finally {
+      this.#syncing.delete(peer)
+    }
+  }
+
+  async #exchange(peer: string, signal: AbortSignal): Promise<void> {
+    const { run, network, replica } = this.#options
     const served = new Set<string>()
     for (let messages = 0; messages < LIMITS.syncMessages; messages++) {
+      const revision = replica.revision()
       const request = { run, heads: headsOf(replica), proven: [...replica.proofs().keys()] }
       const bytes = await network.rpc.call(peer, SYNC_METHOD, encodeSyncRequest(request), {
         signal,
       })
       const reply = decodeSyncReply(bytes)
       this.#welcome(peer)
-      const accepted = await this.#take(peer, reply.parts, reply.proofs)
+      await this.#take(peer, reply.parts, reply.proofs)
       const wanted = reply.wanted.filter((head) => !served.has(keyOf(head)))
       for (const head of wanted) served.add(keyOf(head))
       await this.#sendParts(peer, partsBeyond(replica, wanted), signal)
-      if (!reply.more || (accepted === 0 && wanted.length === 0)) return
+      const progress = replica.revision() > revision || wanted.length > 0
+      if (!reply.more || !progress) return
     }
   }
 
@@ -192,12 +210,11 @@ export class Gossip {
     await this.#options.network.rpc.call(peer, PUSH_METHOD, encodePush(message), { signal })
   }
 
-  /** Number of envelopes and proofs that were news. */
   async #take(
     peer: string,
     parts: readonly WirePart[],
     wireProofs: readonly WireProof[],
-  ): Promise<number> {
+  ): Promise<void> {
     const { replica } = this.#options
     const rejected: Rejection[] = []
     const news: News = { envelopes: [], proofs: [] }
@@ -218,11 +235,9 @@ export class Gossip {
       else news.proofs.push(proof)
     }
     this.#count(peer, news, rejected)
-    if (news.envelopes.length + news.proofs.length > 0) {
-      this.#options.learned(news)
-      this.#forward(peer, forward, news.proofs)
-    }
-    return news.envelopes.length + news.proofs.length
+    if (news.envelopes.length + news.proofs.length === 0) return
+    this.#options.learned(news)
+    this.#forward(peer, forward, news.proofs)
   }
 
   #count(peer: string, news: News, rejected: readonly Rejection[]): void {
@@ -257,13 +272,11 @@ export class Gossip {
   }
 
   async #syncNow(peer: string): Promise<void> {
-    this.#syncing.add(peer)
     try {
       await this.sync(peer, this.#loop.signal)
     } catch (error) {
       this.#failed(peer, error)
     } finally {
-      this.#syncing.delete(peer)
       const [next] = this.#due
       if (next !== undefined) {
         this.#due.delete(next)

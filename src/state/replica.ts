@@ -83,6 +83,7 @@ export class Replica {
   readonly #proofs = new Map<string, Proof>()
   /** Authors whose expiry has been told by `sweep`. */
   readonly #buried = new Set<string>()
+  #revision = 0
 
   constructor({ run, admins, ttlMs, clock }: ReplicaOptions) {
     this.#run = run
@@ -146,6 +147,11 @@ export class Replica {
     return this.#proofs
   }
 
+  /** Counts what was taken over. */
+  revision(): number {
+    return this.#revision
+  }
+
   ageMs(chain: Chain): number {
     return Math.max(0, Math.floor(this.#clock.now() - chain.madeAtMs))
   }
@@ -207,6 +213,7 @@ export class Replica {
       const values = valuesOf(clientIdOf(author, epoch), updates)
       chains.set(author, { author, document, envelopes, values, madeAtMs })
       this.#buried.delete(author)
+      this.#revision++
       return 'accepted'
     } catch {
       return 'update_invalid'
@@ -228,6 +235,7 @@ export class Replica {
   }
 
   #exclude(author: string, proof: Proof): void {
+    this.#revision++
     this.#proofs.set(author, proof)
     this.#chains.record.delete(author)
     this.#chains.board.delete(author)

@@ -64,9 +64,18 @@ export function createWriter({ run, identity, records, random, replica }: Writer
       const continues = head !== undefined && head.epoch === epochs[document]
       const epoch = continues ? head.epoch : await openEpoch(document)
       const clientId = clientIdOf(author, epoch)
+      const snapshot = snapshotOf(clientId, values)
+      // Also where an update will do: a document must never outgrow what a snapshot can carry.
+      const bytes = snapshot.length + OVERHEAD_BYTES
+      if (bytes > envelopeLimit(document)) {
+        throw new ShoalError(
+          'limit_exceeded',
+          `the ${document} takes ${bytes} bytes, more than ${envelopeLimit(document)}; shorten it`,
+        )
+      }
       const update =
         continues && chain !== undefined ? updateFor(chain, clientId, values) : undefined
-      const envelope = await signEnvelope(identity, {
+      return signEnvelope(identity, {
         run,
         author,
         document,
@@ -74,15 +83,8 @@ export function createWriter({ run, identity, records, random, replica }: Writer
         sequence: continues ? head.sequence + 1 : 1,
         previous: continues ? head.hash : null,
         kind: update === undefined ? 'snapshot' : 'update',
-        update: update ?? snapshotOf(clientId, values),
+        update: update ?? snapshot,
       })
-      if (envelope.bytes.length > envelopeLimit(document)) {
-        throw new ShoalError(
-          'limit_exceeded',
-          `the ${document} takes ${envelope.bytes.length} bytes, more than ${envelopeLimit(document)}; shorten it`,
-        )
-      }
-      return envelope
     },
   }
 }

@@ -1,5 +1,5 @@
 /** A network of messages between nodes of one test: links come and go, messages take time, get lost or come twice. */
-import type { Clock } from '../../../src/clock.ts'
+import { raceSignal, type Clock } from '../../../src/clock.ts'
 import { ShoalError } from '../../../src/errors.ts'
 import type { RpcHandler } from '../../../src/net/network.ts'
 import type { Random } from '../../../src/random.ts'
@@ -21,6 +21,8 @@ export interface MessageNetwork {
   connect(a: string, b: string): void
   disconnect(a: string, b: string): void
   linked(a: string, b: string): boolean
+  /** From now on nothing is lost and nothing comes twice. */
+  calm(): void
   /** Requests and replies so far, in bytes, those lost or doubled included. */
   bytes(): number
   messages(): number
@@ -33,7 +35,8 @@ interface Station {
 }
 
 export function createMessageNetwork(options: MessageNetworkOptions): MessageNetwork {
-  const { clock, random, latencyMs = 0, loss = 0, duplication = 0 } = options
+  const { clock, random, latencyMs = 0 } = options
+  let { loss = 0, duplication = 0 } = options
   const stations = new Map<string, Station>()
   const links = new Set<string>()
   let bytes = 0
@@ -84,7 +87,8 @@ export function createMessageNetwork(options: MessageNetworkOptions): MessageNet
             station.handlers.set(method, handler)
             return () => station.handlers.delete(method)
           },
-          call: (to, method, request) => call(peer, to, method, request),
+          call: (to, method, request, { signal = new AbortController().signal } = {}) =>
+            raceSignal(call(peer, to, method, request), signal),
         },
         connectedPeers: () => neighbours(peer),
         onConnect(listener) {
@@ -110,6 +114,10 @@ export function createMessageNetwork(options: MessageNetworkOptions): MessageNet
       for (const listener of stations.get(b)?.disconnected ?? []) listener(a)
     },
     linked,
+    calm() {
+      loss = 0
+      duplication = 0
+    },
     bytes: () => bytes,
     messages: () => messages,
   }

@@ -1,14 +1,16 @@
 /** Nodes with the real state service over a message network and a manual clock. */
+import { afterEach } from 'vitest'
 import { silentLogger } from '../../../src/log.ts'
 import { createMetrics, type Metrics } from '../../../src/metrics.ts'
 import { createIdentity, type Identity } from '../../../src/net/identity.ts'
 import { hashOf, seededRandom } from '../../../src/random.ts'
 import type { PeerRecord } from '../../../src/state/record.ts'
+import { encodePush } from '../../../src/state/messages.ts'
 import { createStateService } from '../../../src/state/service.ts'
 import type { SharedState, StateService } from '../../../src/state/shared-state.ts'
 import { createMemoryRecordStore } from '../../../src/store/memory.ts'
 import type { RecordStore } from '../../../src/store/record-store.ts'
-import { createManualClock, type ManualClock } from '../../manual-clock.ts'
+import { createManualClock, settle, type ManualClock } from '../../manual-clock.ts'
 import {
   createMessageNetwork,
   type MessageNetwork,
@@ -57,11 +59,11 @@ export interface TestSwarm {
   clock: ManualClock
   network: MessageNetwork
   /** A node that takes part in `RUN`; a new life of one when `records` of an earlier life are given. */
-  member(name: string, options?: { records?: RecordStore; life?: number }): Promise<TestMember>
+  member: (name: string, options?: { records?: RecordStore; life?: number }) => Promise<TestMember>
   /** A node that does not. */
-  stranger(name: string): Promise<Stranger>
+  stranger: (name: string) => Promise<Stranger>
   /** Links all of `members` with each other. */
-  connectAll(members: readonly Stranger[]): void
+  connectAll: (members: readonly Stranger[]) => void
   close(): Promise<void>
 }
 
@@ -114,3 +116,38 @@ export function createTestSwarm(options: TestSwarmOptions = {}): TestSwarm {
     },
   }
 }
+
+/** For a test file: starts a swarm per test and closes it afterwards. */
+export function useTestSwarm(): (options?: TestSwarmOptions) => TestSwarm {
+  const swarms: TestSwarm[] = []
+  afterEach(async () => {
+    for (const swarm of swarms.splice(0)) await swarm.close()
+  })
+  return (options) => {
+    const swarm = createTestSwarm(options)
+    swarms.push(swarm)
+    return swarm
+  }
+}
+
+/** Delivers envelopes as a connected peer that is no node. */
+export async function pushTo(
+  network: TestSwarm['network'],
+  target: string,
+  envelopes: Uint8Array[],
+  { from = 'mallory', ageMs = 0, run = RUN } = {},
+): Promise<void> {
+  const { peerId } = await identityOf(from)
+  const station = network.join(peerId)
+  network.connect(peerId, target)
+  const push = encodePush({ run, parts: [{ ageMs, envelopes }], proofs: [] })
+  await station.rpc.call(target, 'state/push', push)
+  await settle()
+}
+
+/** Outer step by peer, as one member sees it. */
+export const stepsOf = (state: SharedState): Record<string, number> =>
+  Object.fromEntries(state.members().map(({ peer, record: { outerStep } }) => [peer, outerStep]))
+
+export const rejectedOf = (member: Stranger, reason: string): number =>
+  member.metrics.read('envelopes_rejected_total', reason)

@@ -129,6 +129,8 @@ export const DEADLINES = {
   eventHeartbeatMs: 15_000,
   /** Pushing the last envelopes when a run is left. */
   stateDrainMs: 2_000,
+  /** Loading the engine's runtime: a second, or many on a cold disk. */
+  engineStartMs: 60_000,
   /** Clean shutdown before the process is ended anyway. */
   shutdownMs: 10_000,
 } as const

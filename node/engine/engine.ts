@@ -6,6 +6,7 @@
 import { availableParallelism } from 'node:os'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { z } from 'zod'
+import { abortReason } from '../../src/clock.ts'
 import { ShoalError } from '../../src/errors.ts'
 import { silentLogger, type Logger } from '../../src/log.ts'
 import { gptSchema } from '../../src/model/gpt.ts'
@@ -68,7 +69,8 @@ export async function createEngine(options: EngineOptions = {}): Promise<Engine>
     },
     async open(spec, parameters) {
       trainers += 1
-      return openTrainer(await liveLink(), trainers, spec, parameters)
+      const trainer = trainers
+      return openTrainer(await liveLink(), trainer, spec, parameters)
     },
     async close() {
       closed = true
@@ -111,13 +113,15 @@ function createTrainer(
 ): Trainer {
   const closing = new AbortController()
   const inOrder = createQueue()
-  const enqueue = <T>(work: () => Promise<T>): Promise<T> =>
-    inOrder(async () => {
-      if (closing.signal.aborted) throw new ShoalError('engine_failed', 'the trainer is closed')
+  async function enqueue<T>(work: () => Promise<T>): Promise<T> {
+    if (closing.signal.aborted) throw new ShoalError('engine_failed', 'the trainer is closed')
+    return inOrder(async () => {
+      if (closing.signal.aborted) throw abortReason(closing.signal)
       // The parameters of a lost worker may lack the end of a step: nobody is to average them.
       if (!link.alive) throw new ShoalError('engine_failed', 'the engine is closed or was lost')
       return work()
     })
+  }
   const orClosing = (signal: AbortSignal | undefined): AbortSignal =>
     signal === undefined ? closing.signal : AbortSignal.any([signal, closing.signal])
 

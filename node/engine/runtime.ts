@@ -76,9 +76,12 @@ export async function loadRuntime(
   }
 }
 
+/** Of onnxruntime's own log on stderr, only what ends the process: every fault is thrown as well. */
+const LOG_SEVERITY = 4
+
 async function loadNative({ threads, spinning }: RuntimeOptions): Promise<Runtime> {
   const ort = await import('onnxruntime-node')
-  ort.env.logLevel = 'error'
+  ort.env.logLevel = 'fatal'
   const allowSpinning = spinning ? '1' : '0'
   const options: InferenceSession.SessionOptions = {
     executionProviders: ['cpu'],
@@ -86,7 +89,7 @@ async function loadNative({ threads, spinning }: RuntimeOptions): Promise<Runtim
     interOpNumThreads: 1,
     // Planned buffers cost two thirds more memory for at most 6 % of time.
     enableMemPattern: false,
-    logSeverityLevel: 3,
+    logSeverityLevel: LOG_SEVERITY,
     extra: {
       session: {
         intra_op: { allow_spinning: allowSpinning },
@@ -103,12 +106,12 @@ async function loadNative({ threads, spinning }: RuntimeOptions): Promise<Runtim
 
 async function loadWasm({ threads }: RuntimeOptions, reason: string | undefined): Promise<Runtime> {
   const ort = await import('onnxruntime-web')
-  ort.env.logLevel = 'error'
+  ort.env.logLevel = 'fatal'
   ort.env.wasm.numThreads = threads
   const options: InferenceSession.SessionOptions = {
     executionProviders: ['wasm'],
     enableMemPattern: false,
-    logSeverityLevel: 3,
+    logSeverityLevel: LOG_SEVERITY,
   }
   return { backend: 'wasm', reason, open: (model) => openProgram(ort, model, options, false) }
 }
@@ -128,6 +131,7 @@ async function openProgram(
   inPlace: boolean,
 ): Promise<Program> {
   const session = await failing('compile the model', () => sessions.create(model, options))
+  const runOptions = { logSeverityLevel: LOG_SEVERITY } as const
   const wrap = ({ data, shape }: Binding): Tensor =>
     data instanceof Float32Array
       ? new create('float32', data, shape)
@@ -140,7 +144,9 @@ async function openProgram(
       const names = Object.keys(outputs)
       const fetches = inPlace ? wrapAll(outputs) : names
       return async () => {
-        const results = await failing('run the model', () => session.run(feeds, fetches))
+        const results = await failing('run the model', () =>
+          session.run(feeds, fetches, runOptions),
+        )
         if (inPlace) return
         for (const name of names) copyOut(results[name], outputs[name])
       }

@@ -45,7 +45,7 @@ export async function openWorkerLink(
   settings: Settings,
   onLost: (fault: ShoalError) => void,
 ): Promise<WorkerLink> {
-  const worker = new Worker(WORKER, { workerData: settings, name: 'shoal-engine' })
+  const worker = startWorker(settings)
   const pending = createPendingCalls()
   const ready = Promise.withResolvers<Ready>()
   const exited = Promise.withResolvers<void>()
@@ -91,7 +91,9 @@ export async function openWorkerLink(
     }
   }
 
-  const { backend, reason } = await ready.promise.catch(async (thrown: unknown) => {
+  const startDeadline = systemClock.deadline(DEADLINES.engineStartMs, 'starting the engine')
+  const started = raceSignal(ready.promise, startDeadline)
+  const { backend, reason } = await started.catch(async (thrown: unknown) => {
     state = 'closing'
     await worker.terminate()
     throw thrown
@@ -110,6 +112,15 @@ export async function openWorkerLink(
     },
     close,
   }
+}
+
+function startWorker(settings: Settings): Worker {
+  return new Worker(WORKER, {
+    workerData: settings,
+    name: 'shoal-engine',
+    // Options of the main program hold for the worker too, but for the one that Node refuses beside a file.
+    execArgv: process.execArgv.filter((option) => !option.startsWith('--input-type')),
+  })
 }
 
 async function call(

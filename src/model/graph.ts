@@ -97,7 +97,7 @@ export function createGraph(): Graph {
           `a constant of shape [${shape.join(', ')}] got ${values.length} values`,
         )
       }
-      const key = JSON.stringify([type, values.map(String), shape])
+      const key = JSON.stringify([type, values.map(textOf), shape])
       const [same] = known.get(key) ?? []
       if (same !== undefined) return same
       const tensor = named(`constant_${constants.length}`, type, shape)
@@ -139,3 +139,6 @@ export function createGraph(): Graph {
 export function sizeOf(shape: readonly number[]): number {
   return shape.reduce((product, extent) => product * extent, 1)
 }
+
+/** Tells -0 from 0 and keeps infinities, which JSON does not. */
+const textOf = (value: number): string => (Object.is(value, -0) ? '-0' : String(value))

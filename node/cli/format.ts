@@ -1,5 +1,8 @@
 /** Text for people: aligned tables, units, shortened names. */
 
+/** A count, a share such as 7/50, or a quantity with its unit; `-` when there is none. */
+const NUMERIC = /^(-|\d[\d ./]*( [a-z]{1,3}( \d+ [a-z]{1,3})?)?)$/i
+
 /** Columns aligned by the longest cell; numbers to the right. Without rows, `empty`. */
 export function table(
   header: readonly string[],
@@ -11,7 +14,7 @@ export function table(
   const widths = header.map((_, column) =>
     Math.max(...all.map((row) => (row[column] ?? '').length)),
   )
-  const isNumeric = header.map((_, column) => rows.every((row) => /^[-\d]/.test(row[column] ?? '')))
+  const isNumeric = header.map((_, column) => rows.every((row) => NUMERIC.test(row[column] ?? '')))
   return all.map((row) =>
     row
       .map((cell, column) => {

@@ -1,7 +1,7 @@
 /** `shoal run …` and `shoal invite`. */
 import { resolve } from 'node:path'
 import { systemClock } from '../../src/clock.ts'
-import { ShoalError } from '../../src/errors.ts'
+import { ShoalError, isFaultCode } from '../../src/errors.ts'
 import type { RunView } from '../../src/run/view.ts'
 import { ROUTES } from '../api/routes.ts'
 import { createStatusBlock } from '../progress.ts'
@@ -47,6 +47,7 @@ export const RUN_COMMANDS: readonly Command[] = [
     async run(session) {
       const { signal } = session.terminal
       const discover = session.options['local'] !== true
+      if (discover) session.note('looking for public runs…')
       const listed = await session.daemon().call(ROUTES.runs, { discover }, { signal })
       session.emit(listed, () =>
         table(
@@ -77,6 +78,7 @@ export const RUN_COMMANDS: readonly Command[] = [
         run: session.argument(0) ?? '',
         ...(data !== undefined && { data: resolve(cwd, data) }),
       }
+      session.note('looking for peers that have the run…')
       const view = await session.daemon().call(ROUTES.joinRun, input, { signal })
       await report(session, view, [`joined run ${view.name}`, view.id])
     },
@@ -148,10 +150,8 @@ async function watch(session: Session, start: RunView): Promise<void> {
   block.draw([])
   block.end()
   if (!session.json) session.emit(view, () => runLines(view))
-  if (view.status === 'failed') {
-    throw new ShoalError(
-      'internal',
-      `the run has failed: ${view.error?.message ?? 'unknown reason'}`,
-    )
+  if (view.error !== null) {
+    const { code, message } = view.error
+    throw new ShoalError(isFaultCode(code) ? code : 'internal', `the run has failed: ${message}`)
   }
 }

@@ -33,9 +33,10 @@ export function runLine(run: RunView): string {
 
 function roundLines({ round }: RunView): string[] {
   if (round === null) return []
-  const partners = round.partners.length === 0 ? 'nobody' : round.partners.map(shortPeer).join(' ')
+  const partners = round.partners.map(shortPeer).join(' ')
+  const who = partners === '' ? '' : ` with ${partners}`
   const why = round.reasons.length === 0 ? '' : ` (${round.reasons.join('; ')})`
-  return [`last round ${round.outcome} with ${partners} in ${duration(round.durationMs)}${why}`]
+  return [`last round ${round.outcome}${who} in ${duration(round.durationMs)}${why}`]
 }
 
 function boardLines({ board }: RunView): string[] {

@@ -53,6 +53,8 @@ export interface Session {
   number(name: string, bounds: { min: number; max: number; whole?: boolean }): number | undefined
   /** A client of the daemon of the chosen data folder. */
   daemon(): ApiClient
+  /** Says on a terminal what a slow command is doing. */
+  note(line: string): void
   /** The result: one JSON object with `--json`, else lines for people. */
   emit(value: object, lines: () => readonly string[]): void
 }
@@ -78,6 +80,9 @@ export function createSession(
       const flags = { dataDir: options['dataDir'] }
       const config = loadConfig({ flags, file: text('config'), env: terminal.env })
       return connectDaemon(config.dataDir)
+    },
+    note(line) {
+      if (!json && terminal.stderr.isTTY === true) terminal.stderr.write(`${line}\n`)
     },
     emit(value, lines) {
       const shown = json ? [JSON.stringify(value)] : lines()
@@ -112,8 +117,11 @@ export async function resolveRun(session: Session, given: string | undefined): P
   if (given === undefined) {
     const [only] = own
     if (own.length === 1 && only !== undefined) return only
-    const why = own.length === 0 ? 'takes part in no run' : `takes part in ${own.length} runs`
-    throw new ShoalError('usage', `this node ${why}: name one (\`shoal run list\` shows them)`)
+    const why =
+      own.length === 0
+        ? 'takes part in no run: create one with `shoal run create` or join one with `shoal run join`'
+        : `takes part in ${own.length} runs: name one (\`shoal run list\` shows them)`
+    throw new ShoalError('usage', `this node ${why}`)
   }
   const matches = own.includes(given) ? [given] : own.filter((id) => id.startsWith(given))
   if (matches.length > 1) {

@@ -23,6 +23,8 @@ export interface Daemon {
   readonly dataDir: string
   /** Runs a command against this daemon. */
   shoal(...argv: string[]): Promise<Outcome>
+  /** Runs a command and sends SIGINT at its first output. */
+  interrupted(...argv: string[]): Promise<Outcome>
   /** Runs a command with `--json`, expects success, and returns what it printed. */
   json(...argv: string[]): Promise<unknown>
   /** Resolves when the process has ended. */
@@ -85,6 +87,13 @@ export function createWorkplace(): Workplace {
         dataDir,
         shoal: own,
         ended: outcome,
+        interrupted: async (...words) => {
+          const command = start([...words, '--data-dir', dataDir])
+          for (const stream of [command.child.stdout, command.child.stderr]) {
+            stream?.once('data', () => command.child.kill('SIGINT'))
+          }
+          return await command.outcome
+        },
         json: async (...words) => {
           const { code, stdout, stderr } = await own(...words, '--json')
           if (code !== 0) throw new Error(`shoal ${words.join(' ')}: exit code ${code}: ${stderr}`)

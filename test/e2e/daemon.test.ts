@@ -169,6 +169,13 @@ describe('the end', () => {
   test('by Ctrl-C is clean: exit code 0, api.json is gone, the next start is the same node', async () => {
     const one = await place.daemon('ends')
     expect(existsSync(join(one.dataDir, 'api.json'))).toBe(true)
+    // A reader that hangs up is nothing to tell people about.
+    const reader = new AbortController()
+    const url = `${one.ready.apiUrl}/v1/events`
+    const token = readFileSync(join(one.dataDir, 'api-token'), 'utf8')
+    const headers = { authorization: `Bearer ${token}` }
+    expect((await fetch(url, { headers, signal: reader.signal })).status).toBe(200)
+    reader.abort()
     const ended = await one.end('SIGINT')
     expect(ended.code).toBe(0)
     expect(ended.stdout.trim().split('\n')).toHaveLength(1)

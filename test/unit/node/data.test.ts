@@ -1,5 +1,13 @@
-import { execFileSync } from 'node:child_process'
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -106,14 +114,18 @@ describe('bad data is one line that names the file and the remedy', () => {
   )
 
   test.skipIf(process.platform === 'win32')('what is no file is not waited for', async () => {
-    const path = join(folder, 'pipe')
-    execFileSync('mkfifo', [path])
+    const path = join(folder, 'socket')
+    const server = createServer()
+    await new Promise<void>((resolve) => {
+      server.listen(path, resolve)
+    })
     await expect(readTextFiles(path)).rejects.toThrow('neither a file nor a folder')
+    server.close()
   })
 
   test('a file larger than the limit is refused before it is read', async () => {
     const path = file('huge.txt', '')
-    execFileSync('truncate', ['-s', String(LIMITS.localDataBytes + 1), path])
+    truncateSync(path, LIMITS.localDataBytes + 1)
     await expect(readTextFiles(path)).rejects.toThrow('use a part of it')
   })
 })

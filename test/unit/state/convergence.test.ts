@@ -129,7 +129,7 @@ describe('all replicas converge', () => {
       if (turn % 5 === 0) replayer.act().catch(() => {})
     }
 
-    network.calm()
+    network.setLoss(0)
     const members = [...lives.values()].map(({ member }) => member)
     for (const { outerStep, member } of lives.values()) {
       await member.state.publish(record({ outerStep: outerStep + 1000 }))

@@ -57,6 +57,58 @@ describe('records', () => {
     for (const { state } of line) expect(stepsOf(state)).toEqual({ [line[0]!.peer]: 7 })
   })
 
+  test('whose push was lost arrive by anti-entropy', async () => {
+    const { member, network, connectAll, clock } = start()
+    const anna = await member('anna')
+    const ben = await member('ben')
+    connectAll([anna, ben])
+    await settle()
+    await anna.state.publish(record({ outerStep: 1 }))
+    await settle()
+    network.setLoss(1)
+    for (let step = 2; step < 6; step++) await anna.state.publish(record({ outerStep: step }))
+    await settle()
+    network.setLoss(0)
+    expect(stepsOf(ben.state)).toEqual({ [anna.peer]: 1 })
+    await clock.advance(7_000)
+    expect(stepsOf(ben.state)).toEqual({ [anna.peer]: 5 })
+  })
+
+  test('whose predecessors were lost are completed at once', async () => {
+    const { member, network, connectAll } = start()
+    const anna = await member('anna')
+    const ben = await member('ben')
+    connectAll([anna, ben])
+    await settle()
+    // Unlike what follows, long enough to be followed by several updates before the next snapshot.
+    const partners = Array.from({ length: 20 }, (_, index) => `${'x'.repeat(100)}${index}`)
+    await anna.state.publish(record({ outerStep: 1, partners }))
+    await settle()
+    network.setLoss(1)
+    await anna.state.publish(record({ outerStep: 2, partners }))
+    await settle()
+    network.setLoss(0)
+    await anna.state.publish(record({ outerStep: 3, partners }))
+    await settle()
+    expect(stepsOf(ben.state)).toEqual({ [anna.peer]: 3 })
+    expect(ben.metrics.read('envelopes_accepted_total')).toBe(3)
+  })
+
+  test('published anyway need no heartbeat beside', async () => {
+    const { member, connectAll, clock } = start()
+    const anna = await member('anna')
+    const ben = await member('ben')
+    connectAll([anna, ben])
+    await settle()
+    for (let step = 1; step <= 10; step++) {
+      await anna.state.publish(record({ outerStep: step }))
+      await clock.advance(14_000)
+    }
+    expect(ben.metrics.read('envelopes_accepted_total')).toBe(10)
+    await clock.advance(14_000)
+    expect(ben.metrics.read('envelopes_accepted_total')).toBe(11)
+  })
+
   test('live as long as their heartbeat: a dead peer is gone after one life', async () => {
     const { member, connectAll, clock } = start()
     const anna = await member('anna')

@@ -21,8 +21,8 @@ export interface MessageNetwork {
   connect(a: string, b: string): void
   disconnect(a: string, b: string): void
   linked(a: string, b: string): boolean
-  /** From now on nothing is lost and nothing comes twice. */
-  calm(): void
+  /** From now on this share is lost, and nothing comes twice. */
+  setLoss(share: number): void
   /** Requests and replies so far, in bytes, those lost or doubled included. */
   bytes(): number
   messages(): number
@@ -114,8 +114,8 @@ export function createMessageNetwork(options: MessageNetworkOptions): MessageNet
       for (const listener of stations.get(b)?.disconnected ?? []) listener(a)
     },
     linked,
-    calm() {
-      loss = 0
+    setLoss(share) {
+      loss = share
       duplication = 0
     },
     bytes: () => bytes,

@@ -1,11 +1,11 @@
 /**
  * Providers of CIDs in the DHT: announcing this node, and finding others.
  *
- * A provider record lives an hour at the servers closest to the CID; it is announced at once, again at growing intervals
- * up to 20 minutes (while the network is young, the closest servers change), and from the start whenever the routing
- * table has peers after it had none. Records are hints: a dead provider stays listed until its record expires.
+ * A provider record lives an hour at the servers closest to the CID. It is announced at once, again at growing intervals
+ * up to 20 minutes (while the network is young, the closest servers change), and soon after a server connects (one that
+ * restarted has lost its records). Records are hints: a dead provider stays listed until its record expires.
  */
-import type { Libp2p } from '@libp2p/interface'
+import type { IdentifyResult, Libp2p, PeerId } from '@libp2p/interface'
 import type { KadDHT, SingleKadDHT } from '@libp2p/kad-dht'
 import type { CID } from 'multiformats/cid'
 import type { Clock } from '../clock.ts'
@@ -27,8 +27,9 @@ const FIRST_SERVER_MS = 5_000
 
 export interface DiscoveryOptions {
   self: string
-  libp2p: Pick<Libp2p, 'contentRouting'>
+  libp2p: Pick<Libp2p, 'contentRouting' | 'addEventListener' | 'removeEventListener'>
   dht: KadDHT
+  dhtProtocol: string
   clock: Clock
   random: Random
   logger: Logger
@@ -45,6 +46,7 @@ export interface DiscoveryService extends Discovery {
 interface Announcement {
   cid: CID
   dueAt: number
+  announcedAt: number
   /** Until the next one, after success and after failure. */
   repeatMs: number
   retryMs: number
@@ -56,21 +58,22 @@ export function createDiscovery(options: DiscoveryOptions): DiscoveryService {
   const stopping = new AbortController()
   const kept = new Map<string, Announcement>()
   const servers = (): number => (isSingle(dht) ? dht.routingTable.size : 0)
+  const forgetServers = watchServers(options, () => {
+    for (const announcement of kept.values()) {
+      const soon = Math.max(clock.now(), announcement.announcedAt + REPEAT_FIRST_MS)
+      announcement.dueAt = Math.min(announcement.dueAt, soon)
+    }
+  })
 
   async function run(): Promise<void> {
-    let hadServers = false
     let seekAt = 0
     let seekMs = RETRY_FIRST_MS
     for (;;) {
       const now = clock.now()
-      const hasServers = servers() > 0
-      if (hasServers && !hadServers) {
-        for (const announcement of kept.values()) Object.assign(announcement, firstTimes(now))
-      }
-      hadServers = hasServers
-      if (hasServers) {
+      // A server keeps its own record too, for those who ask it.
+      if (servers() > 0 || dht.getMode() === 'server') announceDue(kept, options, stopping.signal)
+      if (servers() > 0) {
         seekMs = RETRY_FIRST_MS
-        announceDue(kept, options, stopping.signal)
       } else if (now >= seekAt && options.isHopeful()) {
         await options.seekServers()
         seekAt = clock.now() + seekMs
@@ -91,7 +94,14 @@ export function createDiscovery(options: DiscoveryOptions): DiscoveryService {
       if (kept.size >= LIMITS.providedCids) {
         throw new ShoalError('limit_exceeded', `this node announces ${kept.size} CIDs already`)
       }
-      kept.set(name, { cid, isRunning: false, ...firstTimes(clock.now()) })
+      kept.set(name, {
+        cid,
+        dueAt: clock.now(),
+        announcedAt: Number.NEGATIVE_INFINITY,
+        repeatMs: REPEAT_FIRST_MS,
+        retryMs: RETRY_FIRST_MS,
+        isRunning: false,
+      })
     },
     unprovide(cid) {
       kept.delete(cid.toString())
@@ -105,17 +115,36 @@ export function createDiscovery(options: DiscoveryOptions): DiscoveryService {
       const limit = clock.deadline(deadlineMs, 'finding providers', outer)
       return findProviders(cid, servers, options, limit)
     },
-    stop: () => stopping.abort(),
+    stop() {
+      stopping.abort()
+      forgetServers()
+    },
+  }
+}
+
+/** Calls back whenever a DHT server connects, or a connected peer becomes one. */
+function watchServers({ libp2p, dhtProtocol }: DiscoveryOptions, onServer: () => void): () => void {
+  const connected = new Set<string>()
+  const onIdentify = ({ detail }: CustomEvent<IdentifyResult>): void => {
+    const peer = detail.peerId.toString()
+    if (!detail.protocols.includes(dhtProtocol) || connected.has(peer)) return
+    connected.add(peer)
+    onServer()
+  }
+  const onDisconnect = ({ detail }: CustomEvent<PeerId>): void => {
+    connected.delete(detail.toString())
+  }
+  libp2p.addEventListener('peer:identify', onIdentify)
+  libp2p.addEventListener('peer:disconnect', onDisconnect)
+  return () => {
+    libp2p.removeEventListener('peer:identify', onIdentify)
+    libp2p.removeEventListener('peer:disconnect', onDisconnect)
   }
 }
 
 /** `kadDHT()` of one network has a routing table; its declared type is wider. */
 function isSingle(dht: KadDHT): dht is SingleKadDHT {
   return 'routingTable' in dht
-}
-
-function firstTimes(now: number): Pick<Announcement, 'dueAt' | 'repeatMs' | 'retryMs'> {
-  return { dueAt: now, repeatMs: REPEAT_FIRST_MS, retryMs: RETRY_FIRST_MS }
 }
 
 function announceDue(
@@ -153,14 +182,12 @@ async function announce(
   } finally {
     announcement.isRunning = false
   }
+  const now = clock.now()
+  if (stored > 0) announcement.announcedAt = now
   const waitMs = stored > 0 ? announcement.repeatMs : announcement.retryMs
-  if (stored > 0) {
-    announcement.repeatMs = Math.min(2 * announcement.repeatMs, REPEAT_MAX_MS)
-    announcement.retryMs = RETRY_FIRST_MS
-  } else {
-    announcement.retryMs = Math.min(2 * announcement.retryMs, RETRY_MAX_MS)
-  }
-  announcement.dueAt = clock.now() + waitMs * (0.75 + random.uniform() / 4)
+  announcement.repeatMs = stored > 0 ? Math.min(2 * waitMs, REPEAT_MAX_MS) : REPEAT_FIRST_MS
+  announcement.retryMs = stored > 0 ? RETRY_FIRST_MS : Math.min(2 * waitMs, RETRY_MAX_MS)
+  announcement.dueAt = now + waitMs * (0.75 + random.uniform() / 4)
 }
 
 async function* findProviders(
@@ -173,7 +200,9 @@ async function* findProviders(
   const seen = new Set<string>([options.self])
   try {
     const patience = clock.now() + FIRST_SERVER_MS
-    while (servers() === 0 && options.isHopeful() && clock.now() < patience) {
+    const isWaiting = (): boolean =>
+      servers() === 0 && options.dht.getMode() === 'client' && options.isHopeful()
+    while (isWaiting() && clock.now() < patience) {
       await clock.sleep(TICK_MS / 2, limit)
     }
     // Through libp2p rather than the DHT: it also keeps the providers' addresses, so that they can be dialled.

@@ -98,6 +98,7 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
     self,
     libp2p,
     dht: libp2p.services.dht,
+    dhtProtocol,
     isHopeful: () => dialler.isTrying() || libp2p.getPeers().length > 0,
     seekServers: () => peers.identifyAgain(),
   })

@@ -46,7 +46,10 @@ export interface PeerRpc {
 }
 
 export interface Discovery {
-  /** Announces this node as a provider, now and again before the record expires, retrying in the background. */
+  /**
+   * Announces this node as a provider, now and again before the record expires, retrying in the background. Throws
+   * `limit_exceeded` above `LIMITS.providedCids`.
+   */
   provide(cid: CID): void
   unprovide(cid: CID): void
   /**

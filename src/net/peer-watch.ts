@@ -59,7 +59,7 @@ export function createPeerWatch(options: PeerWatchOptions): PeerWatch {
     if (connected.delete(detail.toString())) notify(disconnectListeners, detail.toString())
   })
 
-  function notify(listeners: ReadonlySet<PeerListener>, peer: string): void {
+  function notify(listeners: Iterable<PeerListener>, peer: string): void {
     for (const listener of listeners) {
       try {
         listener(peer)
@@ -73,7 +73,7 @@ export function createPeerWatch(options: PeerWatchOptions): PeerWatch {
     connected: () => [...connected],
     onConnect(listener) {
       connectListeners.add(listener)
-      for (const peer of connected) listener(peer)
+      for (const peer of connected) notify([listener], peer)
       return () => connectListeners.delete(listener)
     },
     onDisconnect(listener) {

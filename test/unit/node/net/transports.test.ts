@@ -96,6 +96,16 @@ describe('TCP', () => {
     expect(metrics.client.read('network_bytes_received_total')).toBeGreaterThan(payload)
   })
 
+  test('does not take another peer for the one that was meant', async () => {
+    const server = await startTcp()
+    const client = await startTcp({ listen: [] })
+    const [address] = addressOf(server).split('/p2p/')
+    const wrong = `${address}/p2p/${(await createIdentity()).peerId}`
+    await expect(client.connect(wrong)).rejects.toMatchObject({ code: 'peer_unreachable' })
+    expect(client.links()).toEqual([])
+    expect(await client.connect(address ?? '')).toBe(server.peerId)
+  })
+
   test('names a port that is taken', async () => {
     const squatter = createServer()
     await new Promise<void>((resolve) => squatter.listen(0, '127.0.0.1', resolve))

@@ -1,0 +1,109 @@
+import { createServer } from 'node:net'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { nodeTransports } from '../../../node/net/transports.ts'
+import { createNetwork } from '../../../src/net/host.ts'
+import { createIdentity } from '../../../src/net/identity.ts'
+import type { Network } from '../../../src/net/network.ts'
+import { encodeCbor } from '../../../src/store/content.ts'
+import { addressOf, startMemoryNetwork, startPair, until } from './memory-network.ts'
+
+async function startTcp(listen: string[]): Promise<Network> {
+  const network = await createNetwork({
+    identity: await createIdentity(),
+    transports: nodeTransports(),
+    listen,
+  })
+  onTestFinished(() => network.stop())
+  return network
+}
+
+function ask(caller: Network, called: Network, addresses: unknown): Promise<Uint8Array> {
+  return caller.rpc.call(called.peerId, 'net/dial-back', encodeCbor({ addresses }))
+}
+
+/** Counts who connects. */
+async function startTrap(host: string): Promise<{ port: number; visits: () => number }> {
+  let visits = 0
+  const server = createServer((socket) => {
+    visits++
+    socket.destroy()
+  })
+  await new Promise<void>((resolve) => server.listen(0, host, resolve))
+  onTestFinished(() => void server.close())
+  const address = server.address()
+  return { port: typeof address === 'object' ? (address?.port ?? 0) : 0, visits: () => visits }
+}
+
+describe('reachability', () => {
+  test('is unknown until somebody comes in', async () => {
+    const [client, server] = await startPair()
+    await until(() => server.reachability() === 'public')
+    expect(client.reachability()).toBe('unknown')
+    const other = await startMemoryNetwork()
+    await other.connect(addressOf(client))
+    await until(() => client.reachability() === 'public')
+  })
+})
+
+describe('a dial-back', () => {
+  test('reaches a listener at the address that the caller is seen at', async () => {
+    const called = await startTcp(['/ip4/127.0.0.1/tcp/0'])
+    const caller = await startTcp(['/ip4/127.0.0.1/tcp/0'])
+    await caller.connect(addressOf(called))
+    await until(() => caller.reachability() === 'public')
+    await until(() => called.links().length === 1)
+  })
+
+  test('never goes to another IP, another peer, or through a relay', async () => {
+    const called = await startTcp(['/ip4/127.0.0.1/tcp/0'])
+    const caller = await startTcp([])
+    await caller.connect(addressOf(called))
+    const trap = await startTrap('127.0.0.2')
+    const here = await startTrap('127.0.0.1')
+    const stranger = (await createIdentity()).peerId
+    const refused = [
+      [`/ip4/127.0.0.2/tcp/${trap.port}/p2p/${caller.peerId}`],
+      [`/dns4/localhost/tcp/${here.port}/p2p/${caller.peerId}`],
+      [`/ip4/127.0.0.1/tcp/${here.port}/p2p/${stranger}`],
+      [`/ip4/127.0.0.1/tcp/${here.port}`],
+      [`/ip4/127.0.0.1/tcp/${here.port}/p2p/${stranger}/p2p-circuit/p2p/${caller.peerId}`],
+      ['/memory/x', 'not an address', ''],
+    ]
+    for (const addresses of refused) {
+      await expect(ask(caller, called, addresses)).rejects.toMatchObject({ code: 'refused' })
+    }
+    expect(trap.visits() + here.visits()).toBe(0)
+  })
+
+  test('is made once a minute for one peer, and says when nobody answers', async () => {
+    const called = await startTcp(['/ip4/127.0.0.1/tcp/0'])
+    const caller = await startTcp([])
+    await caller.connect(addressOf(called))
+    const trap = await startTrap('127.0.0.1')
+    const addresses = [`/ip4/127.0.0.1/tcp/${trap.port}/p2p/${caller.peerId}`]
+    await expect(ask(caller, called, addresses)).rejects.toMatchObject({ code: 'peer_unreachable' })
+    expect(trap.visits()).toBe(1)
+    await expect(ask(caller, called, addresses)).rejects.toMatchObject({ code: 'limit_exceeded' })
+    expect(trap.visits()).toBe(1)
+  })
+
+  test('is not made for a caller without an IP, or whom this node dialled itself', async () => {
+    const [client, server] = await startPair()
+    await expect(ask(client, server, client.addresses())).rejects.toMatchObject({ code: 'refused' })
+    const called = await startTcp([])
+    const caller = await startTcp(['/ip4/127.0.0.1/tcp/0'])
+    await called.connect(addressOf(caller))
+    await until(() => caller.connectedPeers().length === 1)
+    await expect(ask(caller, called, caller.addresses())).rejects.toMatchObject({ code: 'refused' })
+  })
+
+  test.each([
+    [[]],
+    [['/ip4/127.0.0.1/tcp/1'.repeat(20)]],
+    [Array.from({ length: 9 }, () => 'x')],
+    [7],
+  ])('refuses the malformed request %j', async (addresses) => {
+    const [client, server] = await startPair()
+    await expect(ask(client, server, addresses)).rejects.toMatchObject({ code: 'message_invalid' })
+  })
+})

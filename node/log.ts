@@ -1,6 +1,7 @@
 /** The `Logger` port on pino: NDJSON on stderr, or coloured lines on a terminal. */
+import type { Writable } from 'node:stream'
 import { pino } from 'pino'
-import type { DestinationStream, Logger as Pino } from 'pino'
+import type { Logger as Pino } from 'pino'
 import { PinoPretty as pretty } from 'pino-pretty'
 import type { Logger } from '../src/log.ts'
 import type { Config } from './config.ts'
@@ -9,7 +10,7 @@ export interface LogOptions {
   level: Config['log']['level']
   format: Config['log']['format']
   /** Where entries go; default stderr. */
-  destination?: DestinationStream
+  destination?: Writable
 }
 
 /** Entries are written synchronously, so that none is lost when the process ends. */

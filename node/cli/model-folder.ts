@@ -26,11 +26,13 @@ export async function readModelFolder(folder: string): Promise<ModelFolder> {
       `${folder} holds no model: name a folder that \`shoal checkpoint export\` made`,
     )
   }
-  const { model, tokenizer } = importModel(config, await readSmallFile(folder, 'tokenizer.json'))
+  const imported = importModel(config, await readSmallFile(folder, 'tokenizer.json'))
+  const tokenizer = createTokenizer(imported.tokenizer)
+  const { model } = imported
   const path = join(folder, 'model.safetensors')
   try {
     const parameters = await readSafetensors(createReadStream(path), gptSchema(model))
-    return { model, tokenizer: createTokenizer(tokenizer), parameters }
+    return { model, tokenizer, parameters }
   } catch (cause) {
     throw new ShoalError('folder_invalid', `${path}: ${messageOf(cause)}`, { cause })
   }

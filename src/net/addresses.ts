@@ -1,4 +1,5 @@
 /** What a multiaddr says about a link. */
+import { peerIdFromString } from '@libp2p/peer-id'
 import { CODE_P2P, multiaddr } from '@multiformats/multiaddr'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import { ShoalError } from '../errors.ts'
@@ -25,6 +26,9 @@ export function parseAddress(
   try {
     const address = multiaddr(text)
     if (address.getComponents().length === 0) throw new Error('empty')
+    // A multiaddr takes any text for a peer id.
+    const peer = peerOf(address)
+    if (peer !== undefined) peerIdFromString(peer)
     return address
   } catch (cause) {
     throw new ShoalError(

@@ -47,6 +47,9 @@ export function abortReason(signal: AbortSignal | undefined): Error {
   return new ShoalError('aborted', 'interrupted', { cause: reason })
 }
 
+/** Why a timer ends before its time. One for all: an error made for each call would cost a tenth of it. */
+const FINISHED = new ShoalError('aborted', 'finished in time')
+
 /**
  * Runs `work` under a deadline whose timer ends with it. As `clock.deadline`, but for what happens thousands of times a
  * second: no timer outlives its work.
@@ -69,7 +72,7 @@ export async function withDeadline<T>(
       signal === undefined ? expired.signal : AbortSignal.any([expired.signal, signal]),
     )
   } finally {
-    done.abort()
+    done.abort(FINISHED)
   }
 }
 

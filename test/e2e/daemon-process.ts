@@ -1,4 +1,7 @@
-/** Real daemons and real commands as child processes, on loopback and in temporary folders. */
+/**
+ * Real daemons as child processes, on loopback and in temporary folders, and commands against them: in this process,
+ * which saves their start, or as processes of their own where that matters.
+ */
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
@@ -6,8 +9,9 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { raceSignal, systemClock } from '../../src/clock.ts'
+import { runProgram } from '../../node/cli/program.ts'
 import type { DaemonReady } from '../../node/daemon.ts'
+import { raceSignal, systemClock } from '../../src/clock.ts'
 
 const CLI = fileURLToPath(new URL('../../node/cli.ts', import.meta.url))
 const COMMAND_MS = 45_000
@@ -21,7 +25,7 @@ export interface Outcome {
 export interface Daemon {
   readonly ready: DaemonReady
   readonly dataDir: string
-  /** Runs a command against this daemon. */
+  /** Runs a command against this daemon, in this process. */
   shoal(...argv: string[]): Promise<Outcome>
   /** Runs a command and sends SIGINT at its first output. */
   interrupted(...argv: string[]): Promise<Outcome>
@@ -35,7 +39,10 @@ export interface Daemon {
 
 export interface Workplace {
   readonly folder: string
+  /** Runs a command in this process. */
   shoal(...argv: string[]): Promise<Outcome>
+  /** Runs a command as a process. */
+  spawned(...argv: string[]): Promise<Outcome>
   /** Starts a daemon and waits until it is up. */
   daemon(dataDir: string, ...argv: string[]): Promise<Daemon>
   /** Ends what still runs and removes every file. */
@@ -65,14 +72,26 @@ export function createWorkplace(): Workplace {
     })
     return { child, outcome: closed }
   }
-  const shoal = async (...argv: string[]): Promise<Outcome> => {
+  const spawned = async (...argv: string[]): Promise<Outcome> => {
     const deadline = systemClock.deadline(COMMAND_MS, `shoal ${argv.join(' ')}`)
     return await raceSignal(start(argv).outcome, deadline)
+  }
+  const shoal = async (...argv: string[]): Promise<Outcome> => {
+    const outcome: Outcome = { code: null, stdout: '', stderr: '' }
+    const code = await runProgram(argv, {
+      stdout: { write: (text) => (outcome.stdout += text) },
+      stderr: { write: (text) => (outcome.stderr += text) },
+      env,
+      cwd: folder,
+      signal: systemClock.deadline(COMMAND_MS, `shoal ${argv.join(' ')}`),
+    })
+    return { ...outcome, code }
   }
 
   return {
     folder,
     shoal,
+    spawned,
     async daemon(name, ...argv) {
       const dataDir = join(folder, name)
       const settings = ['--engine-threads', '1', '--log-format', 'json', '--no-mdns']

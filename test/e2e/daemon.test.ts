@@ -65,10 +65,10 @@ describe('the first start', () => {
 
 describe('what cannot be had is named with its remedy', () => {
   test('a data folder that another daemon has', async () => {
-    const outcome = await place.shoal('daemon', '--data-dir', daemon.dataDir, '--api-port', '0')
+    const outcome = await place.spawned('daemon', '--data-dir', daemon.dataDir, '--api-port', '0')
     expectFault(outcome, 1, daemon.dataDir)
     expect(existsSync(join(daemon.dataDir, 'api.json'))).toBe(true)
-    const asJson = await place.shoal('daemon', '--data-dir', daemon.dataDir, '--json')
+    const asJson = await place.spawned('daemon', '--data-dir', daemon.dataDir, '--json')
     expect(JSON.parse(asJson.stderr)).toMatchObject({ error: { code: 'data_folder_in_use' } })
   })
 
@@ -79,16 +79,16 @@ describe('what cannot be had is named with its remedy', () => {
     const port = String(typeof address === 'object' ? address?.port : '')
     const start = ['daemon', '--data-dir', join(place.folder, 'busy'), '--no-mdns']
     const listen = ['--listen', '/ip4/127.0.0.1/tcp/0']
-    expectFault(await place.shoal(...start, ...listen, '--api-port', port), 1, port, '--api-port')
+    expectFault(await place.spawned(...start, ...listen, '--api-port', port), 1, port, '--api-port')
     const taken = `/ip4/127.0.0.1/tcp/${port}`
-    expectFault(await place.shoal(...start, '--listen', taken, '--api-port', '0'), 1, taken)
+    expectFault(await place.spawned(...start, '--listen', taken, '--api-port', '0'), 1, taken)
     expect(existsSync(join(place.folder, 'busy', 'api.json'))).toBe(false)
     holder.close()
   })
 
   test('a data folder that is a file', async () => {
     expectFault(
-      await place.shoal('daemon', '--data-dir', file('not-a-folder', '')),
+      await place.spawned('daemon', '--data-dir', file('not-a-folder', '')),
       1,
       'not-a-folder',
     )
@@ -96,7 +96,7 @@ describe('what cannot be had is named with its remedy', () => {
 
   test('a setting that does not exist', async () => {
     const config = file('config.toml', 'bootstarp = []\n')
-    expectFault(await place.shoal('daemon', '--config', config), 2, "did you mean 'bootstrap'?")
+    expectFault(await place.spawned('daemon', '--config', config), 2, "did you mean 'bootstrap'?")
     expect(existsSync(join(place.folder, 'data'))).toBe(false)
   })
 })
@@ -183,7 +183,8 @@ describe('the end', () => {
       expect(JSON.parse(line)).toMatchObject({ event: expect.any(String) })
     }
     expect(existsSync(join(one.dataDir, 'api.json'))).toBe(false)
-    expectFault(await one.shoal('status'), 3, 'start one with `shoal daemon`')
+    const status = ['status', '--data-dir', one.dataDir]
+    expectFault(await place.spawned(...status), 3, 'start one with `shoal daemon`')
 
     const again = await place.daemon('ends')
     expect(again.ready.peerId).toBe(one.ready.peerId)

@@ -73,7 +73,8 @@ test('two daemons find each other, train one run to its end, and give its model'
   expect(ROUTES.invite.output.parse(await first.json('invite', run.slice(0, 20))).link).toContain(
     `shoal:${run}?peer=/ip4/127.0.0.1/tcp/`,
   )
-  const watched = await second.shoal('run', 'show', run, '--watch', '--json')
+  const watch = ['run', 'show', run, '--watch', '--json', '--data-dir', second.dataDir]
+  const watched = await place.spawned(...watch)
   expect(watched).toMatchObject({ code: 0, stderr: '' })
   const lines = watched.stdout.trim().split('\n')
   const views = lines.map((line) => runViewSchema.parse(JSON.parse(line)))
@@ -98,7 +99,7 @@ test('two daemons find each other, train one run to its end, and give its model'
   })
 
   const sample = ['sample', 'model', '--prompt', 'Call me', '--tokens', '50', '--seed', '1']
-  const sampled = await place.shoal(...sample)
+  const sampled = await place.spawned(...sample)
   expect(sampled).toMatchObject({ code: 0, stderr: '' })
   expect(sampled.stdout.startsWith('Call me')).toBe(true)
   expect(await place.shoal(...sample)).toEqual(sampled)
@@ -134,7 +135,8 @@ test('a daemon that starts again goes on with its runs where they stopped', asyn
 
   expect((await again.end('SIGKILL')).code).toBeNull()
   const revived = await place.daemon('second')
-  expect((await viewOf(revived, id)).outerStep).toBeGreaterThanOrEqual(later.outerStep)
+  // The commit of the newest step goes on beside the next inner steps: kill -9 costs one step at most.
+  expect((await viewOf(revived, id)).outerStep).toBeGreaterThanOrEqual(later.outerStep - 1)
   const local = ROUTES.runs.output.parse(await revived.json('run', 'list', '--local'))
   const finished = local.runs.find(({ name }) => name === 'e2e')
   expect(local.runs).toHaveLength(2)

@@ -1,14 +1,16 @@
 /**
- * Blockwise symmetric absmax quantisation to 8 or 4 bits (oracle: `quantize_blockwise`).
+ * Blockwise symmetric absmax quantisation to 8, 4 or 2 bits (oracle: `quantize_blockwise`, `quantize_2bit`).
  *
- *     scale = fround(absmax / qmax)                 one per block; qmax 127 or 7
+ *     scale = fround(absmax / qmax)                 one per block; qmax 127, 7 or 3
  *     code  = clamp(half-even(fround(x / scale)))   -qmax..qmax; 0 when the scale is 0
  *     value = fround(code * scale)
  *
- * Form: the scales of all blocks (float32 little-endian), then the codes. 8 bits: one two's-complement byte each.
- * 4 bits: element 2k in the low, 2k + 1 in the high nibble of byte k; after an odd count the last high nibble is 0.
- * The codes -128 and -8 do not exist. Scales are float32 because those of late pseudo-gradients (1e-8) are below
- * float16's normal range.
+ * 2 bits have no code for 0, which what a top-k keeps is not: the values are -3, -1, 1 and 3 scales, 3 from
+ * fround(|x| / scale) >= 2 on; bit 0 of a code tells 3 from 1, bit 1 is set below 0.
+ *
+ * Form: the scales of all blocks (float32 little-endian), then the codes, the first in the low bits of a byte. 8 and
+ * 4 bits are two's complement. What the last byte has left is 0. The codes -128 and -8 do not exist. Scales are
+ * float32 because those of late pseudo-gradients (1e-8) are below float16's normal range.
  */
 import { ShoalError } from '../errors.ts'
 import { toHostOrder } from '../tensor/float32-bytes.ts'
@@ -19,14 +21,18 @@ import type { Codec } from './codec.ts'
 const ROUNDING = 1.5 * 2 ** 52
 const INFINITY_BITS = 0x7f800000
 
-/** `block` is even, so that with 4 bits no byte is shared by two blocks. */
-export function createBlockCodec(bits: 4 | 8, block: number): Codec {
-  const qmax = bits === 8 ? 127 : 7
-  const write = bits === 8 ? writeBytes : writeNibbles
-  const read = bits === 8 ? readBytes : readNibbles
+const FORMS = {
+  8: { qmax: 127, write: writeBytes, read: readBytes },
+  4: { qmax: 7, write: writeNibbles, read: readNibbles },
+  2: { qmax: 3, write: writePairs, read: readPairs },
+} as const
+
+/** `block` is a multiple of 4, so that no byte is shared by two blocks. */
+export function createBlockCodec(bits: 2 | 4 | 8, block: number): Codec {
+  const { qmax, write, read } = FORMS[bits]
   const scaleBytes = (elements: number): number => 4 * Math.ceil(elements / block)
   const encodedBytes = (elements: number): number =>
-    scaleBytes(elements) + (bits === 8 ? elements : Math.ceil(elements / 2))
+    scaleBytes(elements) + Math.ceil((elements * bits) / 8)
   return {
     id: `int${bits}-${block}`,
     encodedBytes,
@@ -123,6 +129,25 @@ function writeNibbles(
   }
 }
 
+function writePairs(
+  slice: Float32Array,
+  scales: Float32Array,
+  block: number,
+  codes: Uint8Array,
+): void {
+  for (let b = 0; b < scales.length; b++) {
+    const scale = scales[b]!
+    if (scale === 0) continue
+    const to = Math.min((b + 1) * block, slice.length)
+    for (let i = b * block; i < to; i++) {
+      const value = slice[i]!
+      const sign = value < 0 ? 2 : 0
+      const isLarge = Math.fround(Math.abs(value) / scale) >= 2 ? 1 : 0
+      codes[i >> 2]! |= (sign | isLarge) << (2 * (i & 3))
+    }
+  }
+}
+
 /** Returns whether all codes exist. */
 function readBytes(
   codes: Uint8Array,
@@ -166,4 +191,23 @@ function readNibbles(
   }
   const padding = elements % 2 === 1 ? codes[codes.length - 1]! >> 4 : 0
   return lowest >= -7 && padding === 0
+}
+
+const PAIR_VALUES = [1, 3, -1, -3] as const
+
+function readPairs(
+  codes: Uint8Array,
+  scales: Float32Array,
+  block: number,
+  target: Float32Array,
+): boolean {
+  const elements = target.length
+  for (let b = 0; b < scales.length; b++) {
+    const scale = scales[b]!
+    const to = Math.min((b + 1) * block, elements)
+    for (let i = b * block; i < to; i++) {
+      target[i] = PAIR_VALUES[(codes[i >> 2]! >> (2 * (i & 3))) & 3]! * scale
+    }
+  }
+  return elements % 4 === 0 || codes[codes.length - 1]! >> (2 * (elements % 4)) === 0
 }

@@ -6,6 +6,7 @@
  */
 import { createBlockCodec } from './block-codec.ts'
 import { createFloatCodec } from './float-codec.ts'
+import { createTopKCodec } from './top-k-codec.ts'
 
 export interface Codec {
   readonly id: string
@@ -22,12 +23,35 @@ export interface Codec {
 }
 
 /** fp32 4, fp16 2, int8-128 1.03125 and int4-64 0.5625 bytes per element. */
-export const CODEC_IDS = ['fp32', 'fp16', 'int8-128', 'int4-64'] as const
+export const DENSE_CODEC_IDS = ['fp32', 'fp16', 'int8-128', 'int4-64'] as const
+
+/**
+ * Of each 4096 elements the largest: topk-1024-int4 0.251, topk-256-int8 0.157, topk-64-fp32 0.086 and sparseloco
+ * (64 in 2 bits, arXiv 2508.15706) 0.0283 bytes per element. For pseudo-gradients under error feedback only.
+ */
+export const SPARSE_CODEC_IDS = [
+  'topk-1024-int4',
+  'topk-256-int8',
+  'topk-64-fp32',
+  'sparseloco',
+] as const
+
+export const CODEC_IDS = [...DENSE_CODEC_IDS, ...SPARSE_CODEC_IDS] as const
 export type CodecId = (typeof CODEC_IDS)[number]
+
+export function isSparse(id: CodecId): id is (typeof SPARSE_CODEC_IDS)[number] {
+  return SPARSE_CODEC_IDS.some((sparse) => sparse === id)
+}
+
+const CHUNK = 4096
 
 export const codecs: Readonly<Record<CodecId, Codec>> = {
   fp32: createFloatCodec(32),
   fp16: createFloatCodec(16),
   'int8-128': createBlockCodec(8, 128),
   'int4-64': createBlockCodec(4, 64),
+  'topk-1024-int4': createTopKCodec({ id: 'topk-1024-int4', chunk: CHUNK, keep: 1024, bits: 4 }),
+  'topk-256-int8': createTopKCodec({ id: 'topk-256-int8', chunk: CHUNK, keep: 256, bits: 8 }),
+  'topk-64-fp32': createTopKCodec({ id: 'topk-64-fp32', chunk: CHUNK, keep: 64, bits: 32 }),
+  sparseloco: createTopKCodec({ id: 'sparseloco', chunk: CHUNK, keep: 64, bits: 2 }),
 }

@@ -12,16 +12,18 @@
  * - `gossip-diloco`: b <- mu*b + G;  phi <- phi + C - eta*(G + mu*b). Consensus stays outside the momentum, which keeps
  *   random groups stable at mu = 0.8. With the whole swarm as group this is DiLoCo, alone it is SNOO.
  * - `diloco` (arXiv 2311.08105): the same without C, for parameters that are equal on all peers.
+ * - `adapt-then-combine`: every peer steps alone before the exchange, y = phi - eta*(pg + mu*b) with b <- mu*b + pg
+ *   (`nesterovStep`), and the results are averaged: phi <- y + C. One vector is sent instead of two.
  * - `noloco` (arXiv 2506.10911, with the sign of the authors' code):
  *   delta <- alpha*delta - beta*G + gamma*C;  phi <- phi + delta. Published with equal weights.
  */
 import { ShoalError } from '../errors.ts'
-import { requireEqualLengths } from '../tensor/vector.ts'
+import { addScaled, requireEqualLengths } from '../tensor/vector.ts'
 import { normalizedWeights } from './combine.ts'
 
 /** The fields of a manifest's `averaging` that the step needs. */
 export interface OuterSettings {
-  rule: 'gossip-diloco' | 'noloco' | 'diloco'
+  rule: 'gossip-diloco' | 'adapt-then-combine' | 'noloco' | 'diloco'
   /** eta; NoLoCo's beta. */
   learningRate: number
   /** mu; NoLoCo's alpha. */
@@ -30,15 +32,18 @@ export interface OuterSettings {
   consensus: number
 }
 
-/** Changed in place. The momentum (NoLoCo: delta) starts at zero. */
+/** Changed in place. Momentum (NoLoCo: delta) and residual start at zero. */
 export interface OuterState {
   parameters: Float32Array
   momentum: Float32Array
+  /** What error feedback has not sent yet (`error-feedback.ts`); absent without it. No outer step reads it. */
+  residual?: Float32Array | undefined
 }
 
 /** What one member of the group brings: decoded, the own contribution too, so that all compute with the same numbers. */
 export interface GroupMember {
-  pseudoGradient: Float32Array
+  /** Not read by `adapt-then-combine`. */
+  pseudoGradient?: Float32Array | undefined
   /** Outer parameters. Not read of the peer itself, which uses its exact ones, nor by `diloco`. */
   parameters?: Float32Array | undefined
   /** Tokens behind the pseudo-gradient, of any scale. */
@@ -49,13 +54,20 @@ export interface GroupMember {
   parametersFactor?: number | undefined
 }
 
-/** One outer step of member `self` of the group, in place on `state`. */
+/** One outer step of member `self` of the group, in place on `state` (`adapt-then-combine`: y). */
 export function outerStep(
   settings: OuterSettings,
   state: OuterState,
   group: readonly GroupMember[],
   self: number,
 ): void {
+  if (group[self] === undefined) {
+    throw new ShoalError('internal', `there is no member ${self} in a group of ${group.length}`)
+  }
+  if (settings.rule === 'adapt-then-combine') {
+    addScaled(state.parameters, consensusDisplacement(state.parameters, group, self), 1)
+    return
+  }
   const pseudoGradient = meanPseudoGradient(group, self)
   if (settings.rule === 'diloco') {
     nesterovStep(settings, state, pseudoGradient)
@@ -68,10 +80,11 @@ export function outerStep(
 
 /** G: the group's weighted mean pseudo-gradient as `self` sees it. */
 export function meanPseudoGradient(group: readonly GroupMember[], self: number): Float32Array {
-  const own = memberAt(group, self).pseudoGradient
+  const own = pseudoGradientOf(group, self)
   const shares = normalizedWeights(group.map(({ weight }) => weight))
   const sums = new Float64Array(own.length)
-  for (const [j, { pseudoGradient, pseudoGradientFactor }] of group.entries()) {
+  for (const [j, { pseudoGradientFactor }] of group.entries()) {
+    const pseudoGradient = pseudoGradientOf(group, j)
     requireEqualLengths(pseudoGradient, own)
     const share = shares[j]!
     if (pseudoGradientFactor === undefined) {
@@ -151,10 +164,10 @@ function nolocoStep(
   }
 }
 
-function memberAt(group: readonly GroupMember[], self: number): GroupMember {
-  const member = group[self]
-  if (member === undefined) {
-    throw new ShoalError('internal', `there is no member ${self} in a group of ${group.length}`)
+function pseudoGradientOf(group: readonly GroupMember[], member: number): Float32Array {
+  const pseudoGradient = group[member]?.pseudoGradient
+  if (pseudoGradient === undefined) {
+    throw new ShoalError('internal', `member ${member} of the group brought no pseudo-gradient`)
   }
-  return member
+  return pseudoGradient
 }

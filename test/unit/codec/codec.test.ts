@@ -18,6 +18,10 @@ describe('codecs', () => {
     ['fp16', 2, 1e-3],
     ['int8-128', 1.03125, 0.012],
     ['int4-64', 0.5625, 0.2],
+    ['topk-1024-int4', 0.25 + 4 / 4096, 0.6],
+    ['topk-256-int8', (256 * 2.5 + 4) / 4096, 0.9],
+    ['topk-64-fp32', (64 * 5.5) / 4096, 0.97],
+    ['sparseloco', (64 * 1.75 + 4) / 4096, 0.97],
   ] as const)('%s takes %f bytes per element of a slice, at its error', (id, bytes, error) => {
     const random = seededRandom('slice')
     const slice = Float32Array.from({ length: LIMITS.sliceElements }, () => 0.02 * random.normal())
@@ -40,12 +44,12 @@ describe('codecs', () => {
   })
 
   test('slices are encoded as the whole vector would be, block by block', () => {
-    const vector = Float32Array.from({ length: 128 * 5 + 17 }, (_, i) => Math.sin(i * i))
+    const vector = Float32Array.from({ length: 4096 * 5 + 17 }, (_, i) => Math.sin(i * i))
     for (const id of CODEC_IDS) {
       const whole = codecs[id].decode(codecs[id].encode(vector), vector.length)
       for (const [from, to] of [
-        [0, 256],
-        [256, 657],
+        [0, 8192],
+        [8192, vector.length],
       ] as const) {
         const part = vector.subarray(from, to)
         const decoded = codecs[id].decode(codecs[id].encode(part), to - from)

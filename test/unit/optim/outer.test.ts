@@ -126,6 +126,49 @@ describe('DiLoCo', () => {
   })
 })
 
+describe('adapt, then combine', () => {
+  const settings: OuterSettings = { ...GOSSIP, rule: 'adapt-then-combine' }
+
+  test('with the whole swarm as group is DiLoCo: the mean is linear', () => {
+    const { lr, momentum, phi0, rounds, tolerance } = dilocoOuter
+    const adaptive = { ...settings, learningRate: lr, momentum }
+    const states = rounds[0]!.thetas.map(() => ({
+      parameters: floats(phi0),
+      momentum: new Float32Array(phi0.length),
+    }))
+    for (const { thetas, phi, buf } of rounds) {
+      for (const [i, state] of states.entries()) {
+        nesterovStep(adaptive, state, subtract(state.parameters, floats(thetas[i]!)))
+      }
+      const sent = states.map(({ parameters }) => ({ parameters: parameters.slice(), weight: 1 }))
+      for (const [self, state] of states.entries()) outerStep(adaptive, state, sent, self)
+      for (const { parameters } of states) {
+        expectClose(parameters, phi, { rtol: 1e-5, atol: tolerance.atol + 1e-6 })
+      }
+      const meanMomentum = weightedMean(states.map((state) => state.momentum))
+      expectClose(meanMomentum, buf, { rtol: 1e-5, atol: tolerance.atol + 1e-6 })
+    }
+  })
+
+  test('alone has nothing to combine', () => {
+    const state = { parameters: gaussian(50, 'phi'), momentum: gaussian(50, 'b') }
+    const before = structuredClone(state)
+    outerStep(settings, state, [{ parameters: before.parameters, weight: 1 }], 0)
+    expect(state).toEqual(before)
+  })
+
+  test('keeps the mean of the swarm, whatever tokens are claimed', () => {
+    const vectors = [1, 2, 3].map((i) => gaussian(50, `phi ${i}`))
+    const mean = weightedMean(vectors)
+    const sent = vectors.map((parameters, i) => ({ parameters, weight: 10 ** i }))
+    for (const self of [0, 1, 2]) {
+      const state = { parameters: vectors[self]!.slice(), momentum: new Float32Array(50) }
+      outerStep(settings, state, sent, self)
+      expectClose(state.parameters, mean, { rtol: 1e-5, atol: 1e-6 })
+    }
+  })
+})
+
 describe('NoLoCo', () => {
   test('hits the vectors', () => {
     const { alpha, beta, gamma } = noloco.hyper
@@ -284,7 +327,7 @@ describe('outerStep', () => {
     momentum: gaussian(size, 'b'),
   })
 
-  test.each(['gossip-diloco', 'noloco', 'diloco'] as const)(
+  test.each(['gossip-diloco', 'adapt-then-combine', 'noloco', 'diloco'] as const)(
     'slice by slice is the whole vector, bit by bit: %s',
     (rule) => {
       const [whole, sliced] = [fresh(), fresh()]
@@ -300,7 +343,7 @@ describe('outerStep', () => {
           { parameters: part(sliced.parameters), momentum: part(sliced.momentum) },
           group.map((member) => ({
             ...member,
-            pseudoGradient: part(member.pseudoGradient),
+            pseudoGradient: part(member.pseudoGradient!),
             parameters: part(member.parameters!),
           })),
           1,
@@ -345,6 +388,8 @@ describe('outerStep', () => {
     expect(() => outerStep(GOSSIP, fresh(), group, 3)).toThrow(/no member 3 in a group of 3/)
     const lacking = group.map((member) => ({ ...member, parameters: undefined }))
     expect(() => outerStep(GOSSIP, fresh(), lacking, 1)).toThrow(/member 0.*brought no parameters/)
+    const gradientless = group.map((member) => ({ ...member, pseudoGradient: undefined }))
+    expect(() => outerStep(GOSSIP, fresh(), gradientless, 1)).toThrow(/no pseudo-gradient/)
     const state = fresh()
     const short = { parameters: state.parameters.subarray(1), momentum: state.momentum.subarray(1) }
     expect(() => outerStep(GOSSIP, short, group, 1)).toThrow(/do not match/)

@@ -31,6 +31,9 @@ export const authorSchema = z.string().regex(/^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$
 export const epochSchema = z.number().int().min(1)
 export const sequenceSchema = z.number().int().min(1)
 
+/** What every version of the body has. */
+export const versionedSchema = z.looseObject({ version: z.number().int() })
+
 const bodySchema = z
   .strictObject({
     version: z.literal(VERSION),
@@ -86,12 +89,16 @@ export async function signEnvelope(
 }
 
 /** Everything but the signature is checked; a string names why the bytes are no envelope. */
-export function parseEnvelope(bytes: Uint8Array): Envelope | 'oversized' | 'malformed' {
+export function parseEnvelope(
+  bytes: Uint8Array,
+): Envelope | 'oversized' | 'malformed' | 'version_unsupported' {
   if (bytes.length > LIMITS.envelopeBytes) return 'oversized'
   try {
     const [bodyBytes] = wireSchema.parse(decodeCbor(bytes, LIMITS.envelopeBytes))
-    const parsed = bodySchema.parse(decodeCbor(bodyBytes, LIMITS.envelopeBytes))
-    const { version: _version, previous, ...body } = parsed
+    const decoded = decodeCbor(bodyBytes, LIMITS.envelopeBytes)
+    const versioned = versionedSchema.safeParse(decoded)
+    if (versioned.success && versioned.data.version !== VERSION) return 'version_unsupported'
+    const { version: _version, previous, ...body } = bodySchema.parse(decoded)
     if (bytes.length > envelopeLimit(body.document)) return 'oversized'
     return {
       ...body,

@@ -291,7 +291,8 @@ export class Gossip {
     const stranger = code === 'run_unknown' || code === 'refused' || code === 'version_unsupported'
     if (stranger) {
       this.#members.delete(peer)
-      this.#strangers.set(peer, clock.now() + UNKNOWN_RUN_RETRY_MS)
+      const connected = this.#options.network.connectedPeers().includes(peer)
+      if (connected) this.#strangers.set(peer, clock.now() + UNKNOWN_RUN_RETRY_MS)
     }
     if (code === 'message_invalid') offences.add(peer, 1)
     if (!stranger && code !== 'aborted') {

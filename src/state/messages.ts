@@ -16,6 +16,7 @@ import {
   epochSchema,
   hashSchema,
   sequenceSchema,
+  versionedSchema,
 } from './envelope.ts'
 
 export const PUSH_METHOD = 'state/push'
@@ -98,9 +99,18 @@ function parse<T>(schema: z.ZodType<T>, bytes: Uint8Array, method: string): T {
   if (bytes.length > LIMITS.rpcMessageBytes) {
     throw new ShoalError('message_invalid', `a ${method} message of ${bytes.length} bytes`)
   }
+  let message: unknown
   try {
-    return schema.parse(decode(bytes))
+    message = decode(bytes)
+    return schema.parse(message)
   } catch (cause) {
+    const versioned = versionedSchema.safeParse(message)
+    if (versioned.success && versioned.data.version !== VERSION) {
+      throw new ShoalError(
+        'version_unsupported',
+        `version ${versioned.data.version} of ${method} is not ${VERSION}, which this peer speaks`,
+      )
+    }
     throw new ShoalError('message_invalid', `a malformed ${method} message`, { cause })
   }
 }

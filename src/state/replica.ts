@@ -48,9 +48,15 @@ export const OFFENCES = [
   'proof_invalid',
 ] as const
 
-/** The others happen among honest peers too: old news, authors excluded meanwhile, a full table. */
+/** The others happen among honest peers too: old news, newer software, authors excluded meanwhile, a full table. */
 export type Rejection =
-  (typeof OFFENCES)[number] | 'stale' | 'expired' | 'excluded' | 'full' | 'equivocation'
+  | (typeof OFFENCES)[number]
+  | 'version_unsupported'
+  | 'stale'
+  | 'expired'
+  | 'excluded'
+  | 'full'
+  | 'equivocation'
 
 type Outcome = 'accepted' | 'known' | 'gap' | Rejection | { proof: Proof }
 type Standing = 'next' | 'known' | 'gap' | Rejection | { conflictsWith: Envelope }

@@ -1,6 +1,6 @@
 /** The node's shared state: one `RunState` per open run, and the answers to peers for all of them. */
 import type { Clock } from '../clock.ts'
-import { ShoalError } from '../errors.ts'
+import { asFault, ShoalError } from '../errors.ts'
 import type { Logger } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Identity } from '../net/identity.ts'
@@ -60,8 +60,9 @@ export function createStateService(options: StateServiceOptions): StateService {
     try {
       return parse(bytes)
     } catch (error) {
-      offences.add(peer, 1)
-      options.metrics.add('envelopes_rejected_total', 1, 'message_invalid')
+      const { code } = asFault(error)
+      if (code === 'message_invalid') offences.add(peer, 1)
+      options.metrics.add('envelopes_rejected_total', 1, code)
       throw error
     }
   }

@@ -49,7 +49,7 @@ export function createWriter({ run, identity, records, random, replica }: Writer
 
   async function openEpoch(document: DocumentName): Promise<number> {
     const stored = await records.get(epochKey)
-    const last = stored === undefined ? 0 : epochSchema.parse(decode(stored))
+    const last = stored === undefined ? 0 : readEpoch(stored)
     const seen = DOCUMENTS.map((name) => replica.chain(name, author)?.envelopes[0]?.epoch ?? 0)
     const epoch = Math.max(last, ...seen) + 1 + random.integer(EPOCH_STEP)
     await records.put(epochKey, encode(epoch))
@@ -86,6 +86,15 @@ export function createWriter({ run, identity, records, random, replica }: Writer
         update: update ?? snapshot,
       })
     },
+  }
+}
+
+function readEpoch(stored: Uint8Array): number {
+  try {
+    return epochSchema.parse(decode(stored))
+  } catch {
+    // What makes lives distinct is the random step; the stored epoch only orders them.
+    return 0
   }
 }
 

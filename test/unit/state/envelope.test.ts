@@ -103,7 +103,7 @@ describe('envelope', () => {
   })
 
   test.each([
-    ['version', 2],
+    ['version', 'x'],
     ['run', 'r'.repeat(129)],
     ['author', 'nobody'],
     ['document', 'diary'],
@@ -118,6 +118,12 @@ describe('envelope', () => {
   ])('refuses a body with %s = %s', async (key, value) => {
     const body = bodyOf(await signEnvelope(author, content()))
     expect(parseEnvelope(await signedBody({ ...body, [key]: value }))).toBe('malformed')
+  })
+
+  test('tells another version from nonsense', async () => {
+    const body = bodyOf(await signEnvelope(author, content()))
+    const newer = { ...body, version: 2, colour: 'blue' }
+    expect(parseEnvelope(await signedBody(newer))).toBe('version_unsupported')
   })
 
   test('refuses a second spelling of the author and of the encoding', async () => {

@@ -88,7 +88,6 @@ describe('bad senders', () => {
     const random = seededRandom('messages')
     const messages = [
       new Uint8Array(0),
-      encode({ version: 2, run: RUN, parts: [], proofs: [] }),
       encode({ version: 1, run: RUN, parts: [{ ageMs: -1, envelopes: [] }], proofs: [] }),
       encode({ version: 1, run: RUN, parts: [], proofs: [], extra: 1 }),
       new Uint8Array(LIMITS.rpcMessageBytes + 1),
@@ -105,6 +104,23 @@ describe('bad senders', () => {
     }
     expect(rejectedOf(anna, 'message_invalid')).toBeGreaterThan(10)
     await anna.state.publish(record({ outerStep: 1 }))
+  })
+
+  test('newer software is told so, and not taken for an offender', async () => {
+    const { member, network } = start()
+    const anna = await member('anna')
+    const { peerId } = await identityOf('newer')
+    const { rpc } = network.join(peerId)
+    network.connect(peerId, anna.peer)
+    const message = encode({ version: 2, run: RUN, parts: [], colour: 'blue' })
+    for (let time = 0; time < 2 * LIMITS.badEnvelopes; time++) {
+      await expect(rpc.call(anna.peer, 'state/push', message)).rejects.toMatchObject({
+        code: 'version_unsupported',
+      })
+    }
+    const request = encodeSyncRequest({ run: RUN, heads: [], proven: [] })
+    await rpc.call(anna.peer, 'state/sync', request)
+    expect(rejectedOf(anna, 'version_unsupported')).toBe(2 * LIMITS.badEnvelopes)
   })
 
   test('a reply full of lies changes nothing', async () => {

@@ -57,6 +57,13 @@ describe('writer', () => {
     await expect(writer.next('record', values(1))).rejects.toMatchObject({ code: 'storage_failed' })
   })
 
+  test('a damaged stored epoch is no obstacle', async () => {
+    const records = createMemoryRecordStore()
+    await records.put(`state/${RUN}/epoch`, Uint8Array.of(255))
+    const { writer } = startLife(records)
+    expect((await writer.next('record', values(1))).epoch).toBe(1)
+  })
+
   test('an epoch of this author seen elsewhere is left behind', async () => {
     const { writer, replica } = startLife(createMemoryRecordStore())
     const elsewhere = startLife(createMemoryRecordStore())

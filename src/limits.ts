@@ -127,6 +127,8 @@ export const DEADLINES = {
   apiLongMs: 300_000,
   /** Silence on the event stream before a comment shows that the connection lives. */
   eventHeartbeatMs: 15_000,
+  /** A whole anti-entropy exchange: a slow peer must not keep one of the few places; the next goes on where it ended. */
+  stateSyncMs: 30_000,
   /** Pushing the last envelopes when a run is left. */
   stateDrainMs: 2_000,
   /** Loading the engine's runtime: a second, or many on a cold disk. */

@@ -273,7 +273,13 @@ export class Gossip {
 
   async #syncNow(peer: string): Promise<void> {
     try {
-      await this.sync(peer, this.#loop.signal)
+      await withDeadline(
+        this.#options.clock,
+        DEADLINES.stateSyncMs,
+        'an exchange of shared state',
+        this.#loop.signal,
+        (signal) => this.sync(peer, signal),
+      )
     } catch (error) {
       this.#failed(peer, error)
     } finally {

@@ -1,4 +1,6 @@
 import { describe, expect, test } from 'vitest'
+import { LIMITS } from '../../../src/limits.ts'
+import { encodeSyncReply } from '../../../src/state/messages.ts'
 import { settle } from '../../manual-clock.ts'
 import { createAuthor } from './author.ts'
 import { identityOf, pushTo, record, RUN, stepsOf, useTestSwarm, type TestMember } from './swarm.ts'
@@ -213,6 +215,37 @@ describe('records', () => {
     }
     expect((network.bytes() - before) / 100).toBeLessThan(800)
     expect(stepsOf(ben.state)).toEqual({ [anna.peer]: 100 })
+  })
+})
+
+describe('slow peers', () => {
+  test('keep no place in the exchanges for long, and nobody else waiting', async () => {
+    const { member, network, clock } = start()
+    const anna = await member('anna')
+    // As many as exchanges may run at once, each with one more lie to tell every few seconds.
+    for (let index = 0; index < LIMITS.syncsInFlight; index++) {
+      const slow = network.join((await identityOf(`slow ${index}`)).peerId)
+      slow.rpc.handle('state/sync', async () => {
+        await clock.sleep(9_000)
+        const { peerId } = await identityOf(`nobody ${clock.now()}`)
+        const wanted = [{ author: peerId, document: 'record' as const, last: null }]
+        return encodeSyncReply({ parts: [], proofs: [], wanted, more: true })
+      })
+      slow.rpc.handle('state/push', async () => new Uint8Array(0))
+      network.connect(anna.peer, slow.peerId)
+    }
+    await settle()
+    const mute = network.join((await identityOf('mute')).peerId)
+    let asked = 0
+    mute.rpc.handle('state/sync', async () => {
+      asked++
+      return encodeSyncReply({ parts: [], proofs: [], wanted: [], more: false })
+    })
+    network.connect(anna.peer, mute.peerId)
+    await clock.advance(20_000)
+    expect(asked).toBe(0)
+    await clock.advance(15_000)
+    expect(asked).toBeGreaterThan(0)
   })
 })
 

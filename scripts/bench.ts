@@ -1,0 +1,57 @@
+/** `npm run bench -- NAME [options]`: the benches by name; without a name, the list of them. */
+import { nearest } from '../node/validation.ts'
+import { asFault, FAULTS, ShoalError } from '../src/errors.ts'
+
+interface Bench {
+  readonly name: string
+  /** One line. */
+  readonly summary: string
+  /** Returns the exit code: 1 when a bar is missed. Rejects with a fault, and soon when aborted. */
+  run(args: readonly string[], signal: AbortSignal): Promise<number>
+}
+
+/** Loaded when needed: each brings an engine along. */
+const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
+  convergence: () => import('./bench-convergence.ts'),
+  train: () => import('./bench-train.ts'),
+}
+
+async function main(args: readonly string[]): Promise<number> {
+  const interrupted = new AbortController()
+  const interrupt = (): void => {
+    if (interrupted.signal.aborted) process.exit(FAULTS.aborted.exit)
+    process.stderr.write('stopping; once more ends at once\n')
+    interrupted.abort(new ShoalError('aborted', 'interrupted'))
+  }
+  process.on('SIGINT', interrupt).on('SIGTERM', interrupt)
+  try {
+    const [name, ...rest] = args
+    if (name === undefined || name === '--help' || name === '-h') return await list()
+    const load = Object.hasOwn(BENCHES, name) ? BENCHES[name] : undefined
+    if (load === undefined) throw unknownBench(name)
+    return await (await load()).run(rest, interrupted.signal)
+  } catch (thrown) {
+    const fault = asFault(thrown)
+    process.stderr.write(`${fault.code}: ${fault.message}\n`)
+    return FAULTS[fault.code].exit
+  }
+}
+
+async function list(): Promise<number> {
+  const benches = await Promise.all(Object.values(BENCHES).map((load) => load()))
+  const width = Math.max(...benches.map(({ name }) => name.length))
+  process.stdout.write('npm run bench -- NAME [options]\n\n')
+  for (const { name, summary } of benches) {
+    process.stdout.write(`  ${name.padEnd(width)}  ${summary}\n`)
+  }
+  return 0
+}
+
+function unknownBench(name: string): ShoalError {
+  const names = Object.keys(BENCHES)
+  const guess = nearest(name, names)
+  const remedy = guess === undefined ? `known are ${names.join(', ')}` : `did you mean '${guess}'?`
+  return new ShoalError('usage', `unknown bench '${name}': ${remedy}`)
+}
+
+process.exitCode = await main(process.argv.slice(2))

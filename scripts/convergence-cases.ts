@@ -1,0 +1,39 @@
+/** The swarms that the convergence bars compare. */
+import { averagingSchema, type Averaging } from '../src/run/manifest.ts'
+import type { Method } from './simulation.ts'
+import type { SwarmCase } from './simulation-pool.ts'
+
+/** Outer steps of H = 20: 1000 and 2000 inner steps. */
+export const SHORT = 50
+export const LONG = 100
+export const QUICK = 25
+
+/** The product's default, as the bars ask for it: eta 0.7, mu 0.8, int4 pseudo-gradients and int8 weights. */
+export const gossipOf = (groupSize: number, codecs: Partial<Averaging> = {}): Method => ({
+  kind: 'averaging',
+  averaging: averagingSchema.parse({ groupSize, ...codecs }),
+})
+export const EXACT = { pseudoGradientCodec: 'fp32', parametersCodec: 'fp32' } as const
+export const allReduceMethod: Method = {
+  kind: 'averaging',
+  averaging: averagingSchema.parse({ rule: 'diloco', ...EXACT }),
+}
+
+const caseOf = (what: string, method: Method, peers: number, outerSteps: number): SwarmCase => ({
+  name: `${what}, N = ${peers}, ${outerSteps} outer steps`,
+  method,
+  peers,
+  outerSteps,
+})
+export const groupName = (groupSize: number): string =>
+  groupSize === 2 ? 'gossip in pairs' : `gossip in groups of ${groupSize}`
+export const gossip = (peers: number, groupSize: number, outerSteps: number): SwarmCase =>
+  caseOf(groupName(groupSize), gossipOf(groupSize), peers, outerSteps)
+export const exactGossip = (peers: number, groupSize: number, outerSteps: number): SwarmCase =>
+  caseOf(`${groupName(groupSize)}, fp32`, gossipOf(groupSize, EXACT), peers, outerSteps)
+export const allReduce = (peers: number, outerSteps: number): SwarmCase =>
+  caseOf('all-reduce DiLoCo', allReduceMethod, peers, outerSteps)
+export const dataParallel = (peers: number, outerSteps: number): SwarmCase =>
+  caseOf('data parallel', { kind: 'data-parallel' }, peers, outerSteps)
+export const alone = (peers: number, outerSteps: number): SwarmCase =>
+  caseOf('alone', { kind: 'alone' }, peers, outerSteps)

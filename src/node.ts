@@ -93,12 +93,14 @@ export interface NodeOptions {
 
 /** Starts a node: serves peers, and goes on with the runs it took part in when it stopped. */
 export async function createNode(options: NodeOptions): Promise<ShoalNode> {
-  const { network, blobs, engine } = options
+  const { network, engine } = options
   const { clock = systemClock, metrics = createMetrics() } = options
   const startedMs = clock.now()
   const listeners = new Set<(event: RunEvent) => void>()
-  const { runs, references, stopServing } = composeServices(
-    { ...options, clock, metrics },
+  const references = createBlobReferences(options.blobs)
+  const { blobs } = references
+  const { runs, stopServing } = composeServices(
+    { ...options, blobs, references, clock, metrics },
     (event) => {
       for (const listener of listeners) listener(event)
     },
@@ -146,19 +148,17 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
 
 interface Services {
   runs: RunCollection
-  references: BlobReferences
   stopServing: (() => void | Promise<void>)[]
 }
 
 /** Everything between the network and the API of the node, lower layers first. */
 function composeServices(
-  options: NodeOptions & { clock: Clock; metrics: Metrics },
+  options: NodeOptions & { references: BlobReferences; clock: Clock; metrics: Metrics },
   emit: (event: RunEvent) => void,
 ): Services {
-  const { network, records, blobs, engine, clock, metrics } = options
+  const { network, records, blobs, references, engine, clock, metrics } = options
   const { logger = silentLogger, random = seededRandom(crypto.randomUUID()) } = options
   const { rpc, identity } = network
-  const references = createBlobReferences(blobs)
   const blobExchange = createBlobExchange({ rpc, store: blobs, clock, metrics })
   const exchanges = createExchangeService({ rpc, clock, metrics })
   const states = createStateService({ network, identity, records, clock, random, logger, metrics })
@@ -171,7 +171,6 @@ function composeServices(
   )
   return {
     runs,
-    references,
     stopServing: [
       serveDirectory(network, () => runs.views()),
       serveSnapshots(rpc, (id) => runs.find(id)),

@@ -101,15 +101,22 @@ async function openTrainer(
   const local = trainingVectors(memory, schema.size).parameters
   await copy(parameters, local)
   await link.call({ kind: 'open', trainer, spec, memory }, z.undefined())
-  return createTrainer(link, trainer, schema, local)
+  return createTrainer(link, { trainer, schema, local, innerSteps: spec.innerSteps })
+}
+
+interface OpenTrainer {
+  /** Its number in the worker. */
+  trainer: number
+  schema: Schema
+  /** Parameters, shared with the worker. */
+  local: Float32Array
+  innerSteps: number
 }
 
 /** Calls take effect one after the other, in the order they were made. */
 function createTrainer(
   link: WorkerLink,
-  trainer: number,
-  schema: Schema,
-  local: Float32Array,
+  { trainer, schema, local, innerSteps }: OpenTrainer,
 ): Trainer {
   const closing = new AbortController()
   const inOrder = createQueue()
@@ -133,14 +140,12 @@ function createTrainer(
         requireSize(values, schema)
         await copy(values, local)
       }),
-    innerSteps: (outerStep, { signal, onProgress } = {}) =>
+    innerSteps: (outerStep, { signal, enough, onProgress, from = 0, steps } = {}) =>
       enqueue(() => {
-        const options = { signal: orClosing(signal), onProgress }
-        return link.call(
-          { kind: 'innerSteps', trainer, outerStep },
-          innerStepsResultSchema,
-          options,
-        )
+        const options = { signal: orClosing(signal), enough, onProgress }
+        const range = { from, steps: steps ?? Math.max(0, innerSteps - from) }
+        const task = { kind: 'innerSteps', trainer, outerStep, ...range } as const
+        return link.call(task, innerStepsResultSchema, options)
       }),
     evaluate: ({ parameters, batches = EVALUATION_BATCHES, signal } = {}) =>
       enqueue(async () => {

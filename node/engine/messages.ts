@@ -38,7 +38,13 @@ export const taskSchema = z.discriminatedUnion('kind', [
     spec: specSchema,
     memory: z.instanceof(WebAssembly.Memory),
   }),
-  z.strictObject({ kind: z.literal('innerSteps'), trainer, outerStep: z.number().int().min(0) }),
+  z.strictObject({
+    kind: z.literal('innerSteps'),
+    trainer,
+    outerStep: z.number().int().min(0),
+    from: z.number().int().min(0),
+    steps: z.number().int().min(0),
+  }),
   z.strictObject({
     kind: z.literal('evaluate'),
     trainer,
@@ -62,6 +68,8 @@ export const requestSchema = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('task'), id, task: taskSchema }),
   /** Ends the task of this id at the next step. */
   z.strictObject({ kind: z.literal('cancel'), id }),
+  /** Ends the inner steps of this id after the current one, with what is done. */
+  z.strictObject({ kind: z.literal('enough'), id }),
   /** Cancels everything, closes all trainers and ends the worker. */
   z.strictObject({ kind: z.literal('shutdown') }),
 ])

@@ -22,9 +22,12 @@ import { vectorBindings, type Program, type Runtime } from './runtime.ts'
 
 export interface TrainingSession {
   innerSteps(
-    outerStep: number,
-    signal: AbortSignal,
-    onProgress: (progress: InnerStepsProgress) => void,
+    range: { outerStep: number; from: number; steps: number },
+    options: {
+      signal: AbortSignal
+      enough: AbortSignal
+      onProgress: (progress: InnerStepsProgress) => void
+    },
   ): Promise<InnerStepsResult>
   /** Evaluates `parameters` when given, else the local ones. */
   evaluate(
@@ -58,20 +61,21 @@ export async function openTrainingSession(
   let evaluation: Program | undefined
 
   return {
-    async innerSteps(outerStep, signal, onProgress) {
+    async innerSteps({ outerStep, from, steps }, { signal, enough, onProgress }) {
       let total = 0
+      let done = 0
       let reportedAt = performance.now()
-      for (let index = 0; index < spec.innerSteps; index += 1) {
+      while (done < steps && !(enough.aborted && done > 0)) {
         await yieldTo(signal)
-        const loss = await innerStep(outerStep, index)
+        const loss = await innerStep(outerStep, from + done)
         total += loss
+        done += 1
         const now = performance.now()
         if (now - reportedAt < PROGRESS_INTERVAL_MS) continue
         reportedAt = now
-        onProgress({ step: index + 1, loss, tokens: (index + 1) * tokensPerStep })
+        onProgress({ step: from + done, loss, tokens: done * tokensPerStep })
       }
-      const steps = spec.innerSteps
-      return { steps, tokens: steps * tokensPerStep, loss: total / steps }
+      return { steps: done, tokens: done * tokensPerStep, loss: done === 0 ? 0 : total / done }
     },
     async evaluate(batches, signal, parameters = vectors.parameters) {
       evaluation ??= await runtime.open(evaluationGraph(spec.model, spec.batchSequences))

@@ -16,6 +16,8 @@ import type { Backend } from './runtime.ts'
 export interface CallOptions {
   /** Aborting ends the task at its next step; the call settles when it has. */
   signal?: AbortSignal | undefined
+  /** Ends inner steps after the current one, with what is done. */
+  enough?: AbortSignal | undefined
   onProgress?: ((progress: InnerStepsProgress) => void) | undefined
 }
 
@@ -127,7 +129,7 @@ async function call(
   worker: Worker,
   pending: PendingCalls,
   task: Task,
-  { signal, onProgress }: CallOptions,
+  { signal, enough, onProgress }: CallOptions,
 ): Promise<unknown> {
   if (signal?.aborted) throw abortReason(signal)
   const { id, result } = pending.add(onProgress)
@@ -137,6 +139,11 @@ async function call(
     worker.postMessage({ kind: 'cancel', id } satisfies Request, [])
   }
   signal?.addEventListener('abort', cancel, { once: true })
+  const suffice = (): void => {
+    worker.postMessage({ kind: 'enough', id } satisfies Request, [])
+  }
+  if (enough?.aborted) suffice()
+  else enough?.addEventListener('abort', suffice, { once: true })
   try {
     return await result
   } catch (thrown) {
@@ -144,6 +151,7 @@ async function call(
     throw cancelled && signal?.aborted ? abortReason(signal) : thrown
   } finally {
     signal?.removeEventListener('abort', cancel)
+    enough?.removeEventListener('abort', suffice)
   }
 }
 

@@ -1,6 +1,7 @@
 /** Entry of the engine's worker thread: hosts the training sessions of one engine. */
 import { parentPort, workerData, type Transferable } from 'node:worker_threads'
 import { asFault, ShoalError } from '../../src/errors.ts'
+import type { InnerStepsProgress } from '../../src/run/trainer.ts'
 import { requestSchema, settingsSchema, type Reply, type Task } from './messages.ts'
 import { loadRuntime, type Runtime } from './runtime.ts'
 import { openTrainingSession, type TrainingSession } from './training-session.ts'
@@ -10,7 +11,7 @@ if (port === null) throw new ShoalError('internal', 'worker.ts runs in a worker 
 
 const sessions = new Map<number, TrainingSession>()
 /** Tasks under way, by request id. */
-const tasks = new Map<number, AbortController>()
+const tasks = new Map<number, { abort: AbortController; enough: AbortController }>()
 
 function send(reply: Reply, transfer: Transferable[] = []): void {
   port?.postMessage(reply, transfer)
@@ -26,16 +27,17 @@ async function perform(
   runtime: Runtime,
   id: number,
   task: Task,
-  signal: AbortSignal,
+  { signal, enough }: { signal: AbortSignal; enough: AbortSignal },
 ): Promise<unknown> {
   switch (task.kind) {
     case 'open':
       sessions.set(task.trainer, await openTrainingSession(runtime, task.spec, task.memory))
       return undefined
-    case 'innerSteps':
-      return sessionOf(task.trainer).innerSteps(task.outerStep, signal, (progress) => {
+    case 'innerSteps': {
+      const onProgress = (progress: InnerStepsProgress): void =>
         send({ kind: 'progress', id, progress })
-      })
+      return sessionOf(task.trainer).innerSteps(task, { signal, enough, onProgress })
+    }
     case 'evaluate':
       return sessionOf(task.trainer).evaluate(task.batches, signal, task.parameters)
     case 'exportOptimizer':
@@ -53,10 +55,11 @@ async function perform(
 }
 
 async function handle(runtime: Runtime, id: number, task: Task): Promise<void> {
-  const controller = new AbortController()
-  tasks.set(id, controller)
+  const control = { abort: new AbortController(), enough: new AbortController() }
+  tasks.set(id, control)
   try {
-    const value = await perform(runtime, id, task, controller.signal)
+    const signals = { signal: control.abort.signal, enough: control.enough.signal }
+    const value = await perform(runtime, id, task, signals)
     const transfer = value instanceof Uint8Array && value.buffer instanceof ArrayBuffer
     send({ kind: 'done', id, value }, transfer ? [value.buffer] : [])
   } catch (thrown) {
@@ -68,7 +71,7 @@ async function handle(runtime: Runtime, id: number, task: Task): Promise<void> {
 }
 
 async function shutdown(): Promise<void> {
-  for (const controller of tasks.values()) controller.abort()
+  for (const { abort } of tasks.values()) abort.abort()
   await Promise.allSettled([...sessions.values()].map((session) => session.close()))
   // Not left to the event loop: threads of the WebAssembly build would keep it going.
   process.exit(0)
@@ -79,7 +82,8 @@ async function main(): Promise<void> {
   port?.on('message', (message: unknown) => {
     const request = requestSchema.parse(message)
     if (request.kind === 'task') void handle(runtime, request.id, request.task)
-    else if (request.kind === 'cancel') tasks.get(request.id)?.abort()
+    else if (request.kind === 'cancel') tasks.get(request.id)?.abort.abort()
+    else if (request.kind === 'enough') tasks.get(request.id)?.enough.abort()
     else void shutdown()
   })
   const { backend, reason } = runtime

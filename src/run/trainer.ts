@@ -33,7 +33,19 @@ export interface InnerStepsProgress {
   tokens: number
 }
 
+export interface InnerStepsOptions {
+  signal?: AbortSignal | undefined
+  /** Number of the first step within the outer step, from 0. */
+  from?: number | undefined
+  /** How many steps; default those that are left of `innerSteps`. More than those go on with fresh batches. */
+  steps?: number | undefined
+  /** Stops after the current step, the first at the soonest, and resolves with what is done. */
+  enough?: AbortSignal | undefined
+  onProgress?: ((progress: InnerStepsProgress) => void) | undefined
+}
+
 export interface InnerStepsResult {
+  /** Steps done. */
   steps: number
   tokens: number
   /** Mean training loss over the steps, in nats per token. */
@@ -46,10 +58,7 @@ export interface Trainer {
   readParameters(): Promise<Float32Array>
   writeParameters(parameters: Float32Array): Promise<void>
   /** Trains on the batches of `outerStep`. Aborting stops after the current step and rejects with the signal's reason. */
-  innerSteps(
-    outerStep: number,
-    options?: { signal?: AbortSignal; onProgress?: (progress: InnerStepsProgress) => void },
-  ): Promise<InnerStepsResult>
+  innerSteps(outerStep: number, options?: InnerStepsOptions): Promise<InnerStepsResult>
   /**
    * Loss in nats per token on `batches` fixed batches spread evenly over the validation tokens (the same for every
    * caller). Evaluates `parameters` when given, else the local ones; never changes the latter.

@@ -134,6 +134,39 @@ describe('training', () => {
   })
 })
 
+describe('a part of an outer step', () => {
+  test('and the rest of it make the whole, bit by bit', async () => {
+    const whole = await train(native, tinySpec, 1)
+    await withTrainer(async (trainer) => {
+      const first = await trainer.innerSteps(0, { steps: 4 })
+      const rest = await trainer.innerSteps(0, { from: 4 })
+      expect([first, rest]).toMatchObject([
+        { steps: 4, tokens: 4 * 8 * 16 },
+        { steps: 6, tokens: 6 * 8 * 16 },
+      ])
+      expect(await trainer.readParameters()).toEqual(whole.parameters)
+      expect((4 * first.loss + 6 * rest.loss) / 10).toBeCloseTo(whole.losses[0]!, 9)
+    })
+  })
+
+  test('is what was done when it is enough; at least one step is', async () => {
+    const long = { ...tinySpec, innerSteps: 100_000, outerSteps: 1 }
+    await withTrainer(async (trainer) => {
+      const enough = new AbortController()
+      const { steps, tokens } = await trainer.innerSteps(0, {
+        enough: enough.signal,
+        onProgress: () => enough.abort(),
+      })
+      expect(steps).toBeGreaterThanOrEqual(1)
+      expect(steps).toBeLessThan(100_000)
+      expect(tokens).toBe(steps * 8 * 16)
+      const single = await trainer.innerSteps(0, { enough: AbortSignal.abort() })
+      expect(single).toMatchObject({ steps: 1, tokens: 8 * 16 })
+      expect(await trainer.innerSteps(0, { steps: 0 })).toEqual({ steps: 0, tokens: 0, loss: 0 })
+    }, long)
+  })
+})
+
 describe('parameters and evaluation', () => {
   test('read gives a copy of what was written, evaluate changes nothing', async () => {
     await withTrainer(async (trainer) => {

@@ -5,15 +5,15 @@
  * up to 20 minutes (while the network is young, the closest servers change), and soon after a server connects (one that
  * restarted has lost its records). Records are hints: a dead provider stays listed until its record expires.
  */
-import type { IdentifyResult, Libp2p, PeerId } from '@libp2p/interface'
-import type { KadDHT, SingleKadDHT } from '@libp2p/kad-dht'
+import type { Libp2p } from '@libp2p/interface'
 import type { CID } from 'multiformats/cid'
-import type { Clock } from '../clock.ts'
 import { abortReason, raceSignal } from '../clock.ts'
 import { messageOf, ShoalError } from '../errors.ts'
 import { DEADLINES, LIMITS } from '../limits.ts'
 import type { Logger } from '../log.ts'
 import type { Random } from '../random.ts'
+import { watchDhtServers } from './dht-servers.ts'
+import type { DhtServers, DhtServersOptions } from './dht-servers.ts'
 import type { Discovery } from './network.ts'
 
 const TICK_MS = 200
@@ -22,24 +22,19 @@ const REPEAT_MAX_MS = 20 * 60_000
 const RETRY_FIRST_MS = 1_000
 const RETRY_MAX_MS = 60_000
 const ANNOUNCEMENTS_AT_ONCE = 4
-/** A look-up waits this long for the first DHT server while there is hope of one. */
-const FIRST_SERVER_MS = 5_000
 
-export interface DiscoveryOptions {
+export interface DiscoveryOptions extends Omit<DhtServersOptions, 'libp2p' | 'onServer'> {
   self: string
   libp2p: Pick<Libp2p, 'contentRouting' | 'addEventListener' | 'removeEventListener'>
-  dht: KadDHT
-  dhtProtocol: string
-  clock: Clock
   random: Random
   logger: Logger
-  /** Whether a DHT server may still turn up: somebody is connected, or being dialled. */
-  isHopeful: () => boolean
   /** Called now and then while no DHT server is known although peers are connected. */
   seekServers: () => Promise<void>
 }
 
 export interface DiscoveryService extends Discovery {
+  /** Waits a moment for the first DHT server to ask, if one may turn up. Rejects with the signal's reason. */
+  untilServer(signal: AbortSignal): Promise<void>
   stop(): void
 }
 
@@ -57,13 +52,13 @@ export function createDiscovery(options: DiscoveryOptions): DiscoveryService {
   const { dht, clock, logger } = options
   const stopping = new AbortController()
   const kept = new Map<string, Announcement>()
-  const servers = (): number => (isSingle(dht) ? dht.routingTable.size : 0)
-  const forgetServers = watchServers(options, () => {
+  const onServer = (): void => {
     for (const announcement of kept.values()) {
       const soon = Math.max(clock.now(), announcement.announcedAt + REPEAT_FIRST_MS)
       announcement.dueAt = Math.min(announcement.dueAt, soon)
     }
-  })
+  }
+  const servers = watchDhtServers({ ...options, onServer })
 
   async function run(): Promise<void> {
     let seekAt = 0
@@ -71,10 +66,11 @@ export function createDiscovery(options: DiscoveryOptions): DiscoveryService {
     for (;;) {
       const now = clock.now()
       // A server keeps its own record too, for those who ask it.
-      if (servers() > 0 || dht.getMode() === 'server') announceDue(kept, options, stopping.signal)
-      if (servers() > 0) {
+      if (servers.known() > 0 || dht.getMode() === 'server')
+        announceDue(kept, options, stopping.signal)
+      if (servers.known() > 0) {
         seekMs = RETRY_FIRST_MS
-      } else if (now >= seekAt && options.isHopeful()) {
+      } else if (now >= seekAt && options.isConnected()) {
         await options.seekServers()
         seekAt = clock.now() + seekMs
         seekMs = Math.min(2 * seekMs, RETRY_MAX_MS)
@@ -115,36 +111,12 @@ export function createDiscovery(options: DiscoveryOptions): DiscoveryService {
       const limit = clock.deadline(deadlineMs, 'finding providers', outer)
       return findProviders(cid, servers, options, limit)
     },
+    untilServer: (signal) => servers.untilKnown(signal),
     stop() {
       stopping.abort()
-      forgetServers()
+      servers.stop()
     },
   }
-}
-
-/** Calls back whenever a DHT server connects, or a connected peer becomes one. */
-function watchServers({ libp2p, dhtProtocol }: DiscoveryOptions, onServer: () => void): () => void {
-  const connected = new Set<string>()
-  const onIdentify = ({ detail }: CustomEvent<IdentifyResult>): void => {
-    const peer = detail.peerId.toString()
-    if (!detail.protocols.includes(dhtProtocol) || connected.has(peer)) return
-    connected.add(peer)
-    onServer()
-  }
-  const onDisconnect = ({ detail }: CustomEvent<PeerId>): void => {
-    connected.delete(detail.toString())
-  }
-  libp2p.addEventListener('peer:identify', onIdentify)
-  libp2p.addEventListener('peer:disconnect', onDisconnect)
-  return () => {
-    libp2p.removeEventListener('peer:identify', onIdentify)
-    libp2p.removeEventListener('peer:disconnect', onDisconnect)
-  }
-}
-
-/** `kadDHT()` of one network has a routing table; its declared type is wider. */
-function isSingle(dht: KadDHT): dht is SingleKadDHT {
-  return 'routingTable' in dht
 }
 
 function announceDue(
@@ -192,19 +164,14 @@ async function announce(
 
 async function* findProviders(
   cid: CID,
-  servers: () => number,
+  servers: DhtServers,
   options: DiscoveryOptions,
   limit: AbortSignal,
 ): AsyncGenerator<string> {
-  const { clock, libp2p, logger } = options
+  const { libp2p, logger } = options
   const seen = new Set<string>([options.self])
   try {
-    const patience = clock.now() + FIRST_SERVER_MS
-    const isWaiting = (): boolean =>
-      servers() === 0 && options.dht.getMode() === 'client' && options.isHopeful()
-    while (isWaiting() && clock.now() < patience) {
-      await clock.sleep(TICK_MS / 2, limit)
-    }
+    await servers.untilKnown(limit)
     // Through libp2p rather than the DHT: it also keeps the providers' addresses, so that they can be dialled.
     const providers = libp2p.contentRouting.findProviders(cid, { signal: limit })
     for await (const { id } of untilAborted(providers, limit)) {

@@ -80,7 +80,8 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
   const node = { ...options, ...base, announce, dhtProtocol, onDiscovered }
   const libp2p = await createLibp2pNode(node)
   const meet = createMeetings(libp2p, base)
-  const { rpc, cache, reachability, peers } = await attach(libp2p, base, options)
+  const untilServer = (signal: AbortSignal): Promise<void> => discovery.untilServer(signal)
+  const { rpc, cache, reachability, peers } = await attach(libp2p, base, options, untilServer)
   await startLibp2pNode(libp2p, listen)
 
   const self = identity.peerId
@@ -99,7 +100,8 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
     libp2p,
     dht: libp2p.services.dht,
     dhtProtocol,
-    isHopeful: () => dialler.isTrying() || libp2p.getPeers().length > 0,
+    isConnected: () => libp2p.getPeers().length > 0,
+    isDialling: () => dialler.isTrying(),
     seekServers: () => peers.identifyAgain(),
   })
 
@@ -146,12 +148,13 @@ async function attach(
   libp2p: Libp2pNode,
   base: Base,
   { stallMs, records = createMemoryRecordStore() }: NetworkOptions,
+  untilServer: (signal: AbortSignal) => Promise<void>,
 ): Promise<Attached> {
   const rpc = await createRpcService({
     ...base,
     libp2p,
     stallMs,
-    connectionTo: (peer, signal) => connectionTo(libp2p, peer, signal),
+    connectionTo: (peer, signal) => connectionTo(libp2p, peer, untilServer, signal),
   })
   const cache = await createPeerCache({ ...base, records, peerStore: libp2p.peerStore })
   const hooks = reachabilityHooks(libp2p, base.logger)
@@ -182,12 +185,24 @@ function reachabilityHooks(
 async function connectionTo(
   libp2p: Libp2pNode,
   peer: string,
+  untilServer: (signal: AbortSignal) => Promise<void>,
   signal: AbortSignal,
 ): Promise<Connection> {
   const id = peerIdFromString(peer)
   const open = libp2p.getConnections(id).filter(({ status }) => status === 'open')
   const [existing] = [...open.filter(({ remoteAddr }) => isDirect(remoteAddr)), ...open]
-  return existing ?? libp2p.dial(id, { signal })
+  if (existing !== undefined) return existing
+  // A peer known by its id alone is looked up in the DHT, for which there must be somebody to ask.
+  if (!(await hasAddress(libp2p, id))) await untilServer(signal)
+  return libp2p.dial(id, { signal })
+}
+
+async function hasAddress(libp2p: Libp2pNode, id: PeerId): Promise<boolean> {
+  try {
+    return (await libp2p.peerStore.get(id)).addresses.length > 0
+  } catch {
+    return false
+  }
 }
 
 function linkOf(connection: Connection, peers: PeerWatch, clock: Clock): Link {

@@ -2,6 +2,7 @@
 import type { Connection, IdentifyResult, PeerId } from '@libp2p/interface'
 import type { Clock } from '../clock.ts'
 import { messageOf } from '../errors.ts'
+import { DEADLINES } from '../limits.ts'
 import type { Logger } from '../log.ts'
 import type { Random } from '../random.ts'
 import type { Libp2pNode } from './libp2p-node.ts'
@@ -52,6 +53,7 @@ export function createPeerWatch(options: PeerWatchOptions): PeerWatch {
     const isOurs = detail.protocols.includes(RPC_PROTOCOLS.control)
     if (!isOurs || connected.has(peer) || libp2p.getConnections(detail.peerId).length === 0) return
     connected.add(peer)
+    void measure(detail.connection, options)
     options.onIdentified(detail.peerId)
     notify(connectListeners, peer)
   })
@@ -89,6 +91,20 @@ export function createPeerWatch(options: PeerWatchOptions): PeerWatch {
       const { identify } = libp2p.services
       await Promise.allSettled(chosen.flat().map((connection) => identify.identify(connection)))
     },
+  }
+}
+
+/** The round-trip time of a new link; later the connection monitor keeps it up to date. */
+async function measure(
+  connection: Connection,
+  { libp2p, clock, stopping }: PeerWatchOptions,
+): Promise<void> {
+  const signal = clock.deadline(DEADLINES.dialMs, 'pinging', stopping)
+  try {
+    const rttMs = await libp2p.services.ping.ping(connection.remotePeer, { signal })
+    connection.rtt ??= rttMs
+  } catch {
+    // Nobody waits for it.
   }
 }
 

@@ -12,23 +12,22 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { z } from 'zod'
 import type { Clock } from '../clock.ts'
 import { messageOf, ShoalError } from '../errors.ts'
-import { DEADLINES } from '../limits.ts'
+import { DEADLINES, LIMITS } from '../limits.ts'
 import type { Logger } from '../log.ts'
 import { decodeCbor, encodeCbor } from '../store/content.ts'
 import { hostOf, isUnaided, peerOf } from './addresses.ts'
 import type { PeerRpc, RpcContext } from './network.ts'
 
 const METHOD = 'net/dial-back'
-const MESSAGE_BYTES = 4096
-/** Addresses of one request, one peer's requests, and requests at once. */
-const ADDRESSES = 8
+const MESSAGE_BYTES = 8192
+/** Between two requests of one peer, and requests served at once. */
 const INTERVAL_MS = 60_000
 const AT_ONCE = 8
 /** Peers whose last request is remembered. */
 const PEERS = 1024
 
 const requestSchema = z.strictObject({
-  addresses: z.array(z.string().max(256)).min(1).max(ADDRESSES),
+  addresses: z.array(z.string().max(256)).min(1).max(LIMITS.peerAddresses),
 })
 const replySchema = z.strictObject({ reached: z.string().max(256) })
 
@@ -70,7 +69,9 @@ export function createReachability(options: ReachabilityOptions): Reachability {
     // Only IP networks have addresses that can be compared with where a peer is seen.
     const own = options.listenAddresses().filter((address) => hostOf(address) !== undefined)
     if (own.length === 0) return
-    const request = { addresses: own.slice(0, ADDRESSES).map((address) => address.toString()) }
+    const request = {
+      addresses: own.slice(0, LIMITS.peerAddresses).map((address) => address.toString()),
+    }
     const reply = await rpc.call(peer, METHOD, encodeCbor(request), {
       signal: stopping.signal,
       deadlineMs: DEADLINES.dialBackMs + DEADLINES.rpcMs,

@@ -39,6 +39,7 @@ describe('strangers on TCP', () => {
       const providers = new Set<string>()
       while (providers.size === 0) {
         for await (const peer of nodes[index]!.discovery.find(cid)) providers.add(peer)
+        await new Promise((resolve) => setTimeout(resolve, 50))
       }
       expect(providers).toContain(nodes[0]!.peerId)
       const fetched = await exchanges[index]!.fetch(cid, [...providers])

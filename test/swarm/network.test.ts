@@ -92,6 +92,14 @@ describe('strangers', () => {
 })
 
 describe('a look-up', () => {
+  test('lets the rest of the process work, however often it is made', async () => {
+    const alone = await startMemoryNetwork()
+    const cid = await cidNumber(0)
+    const over = new AbortController()
+    setTimeout(() => over.abort(), 50)
+    while (!over.signal.aborted) await find(alone, cid)
+  })
+
   test('ends at once with nobody to ask', async () => {
     const alone = await startMemoryNetwork()
     const startedMs = performance.now()

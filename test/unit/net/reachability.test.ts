@@ -100,7 +100,7 @@ describe('a dial-back', () => {
   test.each([
     [[]],
     [['/ip4/127.0.0.1/tcp/1'.repeat(20)]],
-    [Array.from({ length: 9 }, () => 'x')],
+    [Array.from({ length: 17 }, () => 'x')],
     [7],
   ])('refuses the malformed request %j', async (addresses) => {
     const [client, server] = await startPair()

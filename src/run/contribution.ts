@@ -12,6 +12,7 @@ import { codecs, type Codec } from '../codec/codec.ts'
 import { ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import { encodeCbor } from '../store/content.ts'
+import { encodeWithFeedback } from '../optim/error-feedback.ts'
 import { norm } from '../tensor/vector.ts'
 import type { Averaging } from './manifest.ts'
 
@@ -45,7 +46,7 @@ export const contributionHeaderSchema = z.strictObject({
   schemaHash: z.string().length(64),
   /** Tokens behind the pseudo-gradient (`outer`), or replicas behind the parameters (`merge-N`). */
   weight: z.number().int().min(1).max(Number.MAX_SAFE_INTEGER),
-  /** L2 norm of the pseudo-gradient before encoding; 0 in a merge. */
+  /** L2 norm of the pseudo-gradient, before error feedback and encoding; 0 in a merge. */
   norm: z.number().min(0).max(1e30),
   digests: z.array(z.instanceof(Uint8Array).refine((digest) => digest.length === 32)).max(4096),
 })
@@ -64,9 +65,11 @@ export function contributionPlan(
   phase: Phase,
   elements: number,
 ): ChunkPlan[] {
+  const isOuter = phase === 'outer'
   const parts: [Part, Codec][] = []
-  if (phase === 'outer') parts.push(['pseudoGradient', codecs[averaging.pseudoGradientCodec]])
-  if (phase !== 'outer' || averaging.rule !== 'diloco')
+  if (isOuter && averaging.rule !== 'adapt-then-combine')
+    parts.push(['pseudoGradient', codecs[averaging.pseudoGradientCodec]])
+  if (!isOuter || averaging.rule !== 'diloco')
     parts.push(['parameters', codecs[averaging.parametersCodec]])
   const plan: ChunkPlan[] = []
   for (const [part, codec] of parts) {
@@ -88,6 +91,8 @@ export async function encodeContribution(
     weight: number
     plan: readonly ChunkPlan[]
     vectors: Partial<Record<Part, Float32Array>>
+    /** Error feedback of the pseudo-gradient; the residual is changed in place. */
+    feedback?: { residual: Float32Array; beta: number } | undefined
   },
   clock: Clock,
 ): Promise<Contribution> {
@@ -96,7 +101,12 @@ export async function encodeContribution(
   for (const { part, codec, from, to } of input.plan) {
     const vector = input.vectors[part]
     if (vector === undefined) throw new ShoalError('internal', `a contribution lacks its ${part}`)
-    const bytes = codec.encode(vector.subarray(from, to))
+    const feedback = part === 'pseudoGradient' ? input.feedback : undefined
+    const slice = vector.subarray(from, to)
+    const bytes =
+      feedback === undefined
+        ? codec.encode(slice)
+        : encodeWithFeedback(codec, slice, feedback.residual.subarray(from, to), feedback.beta)
     chunks.push(bytes)
     digests.push(new Uint8Array((await sha256.digest(bytes)).digest))
     if (to - from === LIMITS.sliceElements) await clock.sleep(0)

@@ -5,7 +5,7 @@
  * from any peer. Unknown fields and versions are refused, never guessed.
  */
 import { z } from 'zod'
-import { CODEC_IDS } from '../codec/codec.ts'
+import { CODEC_IDS, DENSE_CODEC_IDS, isSparse, SPARSE_CODEC_IDS } from '../codec/codec.ts'
 import { LIMITS } from '../limits.ts'
 
 const count = (max: number) => z.number().int().min(1).max(max)
@@ -40,7 +40,9 @@ export type InnerOptimizer = z.infer<typeof innerOptimizerSchema>
 
 /** How contributions combine and how the outer parameters move. */
 export const averagingSchema = z.strictObject({
-  rule: z.enum(['gossip-diloco', 'noloco', 'diloco']).default('gossip-diloco'),
+  rule: z
+    .enum(['gossip-diloco', 'adapt-then-combine', 'noloco', 'diloco'])
+    .default('gossip-diloco'),
   /** Group size n; 0 = by swarm size: pairs below 8 peers, else 4. Ignored by `diloco` (the whole swarm). */
   groupSize: z.number().int().min(0).max(LIMITS.groupPeers).default(0),
   /** Outer learning rate eta. */
@@ -49,11 +51,72 @@ export const averagingSchema = z.strictObject({
   momentum: z.number().min(0).lt(1).default(0.8),
   /** NoLoCo's gamma: the consensus term inside its momentum. */
   consensus: z.number().positive().max(2).default(0.7),
+  /** Not read by `adapt-then-combine`, which sends no pseudo-gradients. */
   pseudoGradientCodec: z.enum(CODEC_IDS).default('int4-64'),
+  /** Beta of the pseudo-gradients' error feedback, 0 for none. By codec when left out: see `errorFeedbackOf`. */
+  errorFeedback: z.number().min(0).max(1).optional(),
   /** Codec of the slow weights (gossip rules only). */
-  parametersCodec: z.enum(CODEC_IDS).exclude(['int4-64']).default('int8-128'),
+  parametersCodec: z
+    .enum(DENSE_CODEC_IDS)
+    .exclude(['int4-64'], {
+      error: 'slow weights in less than 8 bits cost 6 % of the loss: use fp32, fp16 or int8-128',
+    })
+    .default('int8-128'),
 })
 export type Averaging = z.infer<typeof averagingSchema>
+
+/** Dense codecs of 4 bits and more need no error feedback; top-k loses most of a pseudo-gradient without. */
+export function errorFeedbackOf({ rule, pseudoGradientCodec, errorFeedback }: Averaging): number {
+  if (rule === 'adapt-then-combine') return 0
+  if (errorFeedback !== undefined) return errorFeedback
+  if (pseudoGradientCodec === 'sparseloco') return 0.95
+  return isSparse(pseudoGradientCodec) ? 1 : 0
+}
+
+/** Fewest outer steps after which what a sparse codec left out no longer costs much: see `npm run bench -- codec`. */
+const SPARSE_OUTER_STEPS_MIN = {
+  'topk-1024-int4': 1,
+  'topk-256-int8': 100,
+  'topk-64-fp32': 200,
+  sparseloco: 200,
+} as const
+
+/** Refuses what is known to fail, naming field and remedy. */
+function refuseFailing(
+  { averaging, outerSteps }: { averaging: Averaging; outerSteps: number },
+  context: z.RefinementCtx,
+): void {
+  const { rule, pseudoGradientCodec: codec, momentum, consensus, learningRate } = averaging
+  const refuse = (field: keyof Averaging, message: string): void =>
+    context.addIssue({ code: 'custom', path: ['averaging', field], message })
+  if (rule === 'noloco' && momentum > Math.min(consensus, learningRate)) {
+    refuse('momentum', 'above its consensus or learningRate NoLoCo diverges: use 0.5')
+  }
+  if (!isSparse(codec)) return
+  if (rule !== 'diloco') {
+    refuse(
+      'pseudoGradientCodec',
+      `${codec} is for rule 'diloco': ${rule} sends weights too, rule 'adapt-then-combine' with a dense codec costs less`,
+    )
+  }
+  if (averaging.errorFeedback === 0) {
+    refuse('errorFeedback', `${codec} loses most of what it does not send: leave errorFeedback out`)
+  }
+  if (outerSteps < SPARSE_OUTER_STEPS_MIN[codec]) {
+    refuse(
+      'pseudoGradientCodec',
+      `${codec} needs ${SPARSE_OUTER_STEPS_MIN[codec]} outer steps, not ${outerSteps}: use topk-1024-int4 or int4-64`,
+    )
+  }
+  if (needsNoMomentum(codec) && momentum > 0) {
+    refuse('momentum', `${codec} has its error feedback for outer momentum: use 0`)
+  }
+}
+
+/** Whether error feedback delays so much for so long that outer momentum on top overshoots. */
+function needsNoMomentum(codec: unknown): boolean {
+  return codec === 'sparseloco' || codec === 'topk-64-fp32'
+}
 
 export const tokenizerSchema = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('byte') }),
@@ -88,78 +151,88 @@ export type RoundLimits = z.infer<typeof roundLimitsSchema>
 
 export const MANIFEST_VERSION = 1
 
-export const manifestSchema = z.strictObject({
-  version: z.literal(MANIFEST_VERSION),
-  name: z
-    .string()
-    .min(1)
-    .max(64)
-    .regex(/^[\w .:/-]+$/, 'letters, digits, space and . : / - _ only'),
-  /** Whether peers list the run in the public directory. */
-  public: z.boolean(),
-  model: modelSpecSchema,
-  /** Hash of names and shapes (see `schemaHash`), checked before parameters are averaged. */
-  schemaHash: z.string().length(64),
-  /** fp32 little-endian initial parameters. */
-  initial: chunkedSchema,
-  data: z.strictObject({
-    tokenizer: tokenizerSchema,
-    /** The text itself, when peers may fetch it; null when each peer brings its own. */
-    text: chunkedSchema.nullable(),
-    /** Share of the text's tail held out for validation. */
-    validationFraction: z.number().min(0.001).max(0.5),
-  }),
-  batchSequences: count(4096),
-  innerSteps: count(100_000),
-  outerSteps: count(10_000_000),
-  inner: innerOptimizerSchema,
-  averaging: averagingSchema,
-  limits: roundLimitsSchema,
-  /** Peer ids that may write the run's board. */
-  admins: z.array(z.string().max(128)).max(16),
-  /** Makes two runs with equal settings differ; chosen by the creator. */
-  seed: z.string().min(1).max(128),
-})
+export const manifestSchema = z
+  .strictObject({
+    version: z.literal(MANIFEST_VERSION),
+    name: z
+      .string()
+      .min(1)
+      .max(64)
+      .regex(/^[\w .:/-]+$/, 'letters, digits, space and . : / - _ only'),
+    /** Whether peers list the run in the public directory. */
+    public: z.boolean(),
+    model: modelSpecSchema,
+    /** Hash of names and shapes (see `schemaHash`), checked before parameters are averaged. */
+    schemaHash: z.string().length(64),
+    /** fp32 little-endian initial parameters. */
+    initial: chunkedSchema,
+    data: z.strictObject({
+      tokenizer: tokenizerSchema,
+      /** The text itself, when peers may fetch it; null when each peer brings its own. */
+      text: chunkedSchema.nullable(),
+      /** Share of the text's tail held out for validation. */
+      validationFraction: z.number().min(0.001).max(0.5),
+    }),
+    batchSequences: count(4096),
+    innerSteps: count(100_000),
+    outerSteps: count(10_000_000),
+    inner: innerOptimizerSchema,
+    averaging: averagingSchema,
+    limits: roundLimitsSchema,
+    /** Peer ids that may write the run's board. */
+    admins: z.array(z.string().max(128)).max(16),
+    /** Makes two runs with equal settings differ; chosen by the creator. */
+    seed: z.string().min(1).max(128),
+  })
+  .superRefine(refuseFailing)
 export type Manifest = z.infer<typeof manifestSchema>
 
-/** NoLoCo as published has alpha 0.5; the default momentum of the other rules would make it unstable. */
+/**
+ * NoLoCo and SparseLoCo as published; the default momentum of the other rules would make them unstable. Sparse codecs
+ * are for one rule only.
+ */
 function withPublishedDefaults(averaging: unknown): unknown {
-  const isNoLoCo =
-    typeof averaging === 'object' &&
-    averaging !== null &&
-    'rule' in averaging &&
-    averaging.rule === 'noloco'
-  return isNoLoCo ? { momentum: 0.5, ...averaging } : averaging
+  if (typeof averaging !== 'object' || averaging === null) return averaging
+  const rule = 'rule' in averaging ? averaging.rule : undefined
+  const codec = 'pseudoGradientCodec' in averaging ? averaging.pseudoGradientCodec : undefined
+  return {
+    ...(rule === 'noloco' && { momentum: 0.5 }),
+    ...(SPARSE_CODEC_IDS.some((sparse) => sparse === codec) && { rule: 'diloco' }),
+    ...(needsNoMomentum(codec) && { momentum: 0, learningRate: 1 }),
+    ...averaging,
+  }
 }
 
 /** What a user writes to create a run (TOML or JSON): everything has a default but the data. */
-export const runSpecSchema = z.strictObject({
-  name: manifestSchema.shape.name.default('unnamed'),
-  public: z.boolean().default(true),
-  /** A text file or folder, relative to the spec. */
-  data: z.string().min(1),
-  /** Whether peers may fetch the text from this node; false: each brings its own. */
-  shareData: z.boolean().default(true),
-  tokenizer: z.enum(['char', 'byte']).default('char'),
-  validationFraction: manifestSchema.shape.data.shape.validationFraction.default(0.05),
-  model: z
-    .strictObject({
-      layers: modelSpecSchema.shape.layers.default(4),
-      heads: modelSpecSchema.shape.heads.default(4),
-      embedding: modelSpecSchema.shape.embedding.default(128),
-      context: modelSpecSchema.shape.context.default(64),
-      activation: modelSpecSchema.shape.activation,
-    })
-    .prefault({}),
-  batchSequences: manifestSchema.shape.batchSequences.default(12),
-  innerSteps: manifestSchema.shape.innerSteps.default(20),
-  outerSteps: manifestSchema.shape.outerSteps.default(50),
-  inner: innerOptimizerSchema.prefault({}),
-  averaging: z.preprocess(withPublishedDefaults, averagingSchema).prefault({}),
-  limits: roundLimitsSchema.prefault({}),
-  /** Further admins beside the creator. */
-  admins: manifestSchema.shape.admins.default([]),
-  seed: manifestSchema.shape.seed.optional(),
-})
+export const runSpecSchema = z
+  .strictObject({
+    name: manifestSchema.shape.name.default('unnamed'),
+    public: z.boolean().default(true),
+    /** A text file or folder, relative to the spec. */
+    data: z.string().min(1),
+    /** Whether peers may fetch the text from this node; false: each brings its own. */
+    shareData: z.boolean().default(true),
+    tokenizer: z.enum(['char', 'byte']).default('char'),
+    validationFraction: manifestSchema.shape.data.shape.validationFraction.default(0.05),
+    model: z
+      .strictObject({
+        layers: modelSpecSchema.shape.layers.default(4),
+        heads: modelSpecSchema.shape.heads.default(4),
+        embedding: modelSpecSchema.shape.embedding.default(128),
+        context: modelSpecSchema.shape.context.default(64),
+        activation: modelSpecSchema.shape.activation,
+      })
+      .prefault({}),
+    batchSequences: manifestSchema.shape.batchSequences.default(12),
+    innerSteps: manifestSchema.shape.innerSteps.default(20),
+    outerSteps: manifestSchema.shape.outerSteps.default(50),
+    inner: innerOptimizerSchema.prefault({}),
+    averaging: z.preprocess(withPublishedDefaults, averagingSchema).prefault({}),
+    limits: roundLimitsSchema.prefault({}),
+    /** Further admins beside the creator. */
+    admins: manifestSchema.shape.admins.default([]),
+    seed: manifestSchema.shape.seed.optional(),
+  })
+  .superRefine(refuseFailing)
 export type RunSpec = z.infer<typeof runSpecSchema>
 export type RunSpecInput = z.input<typeof runSpecSchema>

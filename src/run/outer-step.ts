@@ -7,8 +7,7 @@ import { ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import { isFiniteVector } from '../tensor/vector.ts'
 import { commitState } from './commit.ts'
-import { contributionPlan, encodeContribution, type RoundKey } from './contribution.ts'
-import { applyRound } from './outer-update.ts'
+import { applyRound, contributingMoves, contributionOf, takeBack } from './outer-update.ts'
 import { partnersOf, type Partners } from './partners.ts'
 import { performRound, type RoundResult } from './round.ts'
 import { bytesReceived, bytesSent, publishRecord, type ReadyRun } from './run-context.ts'
@@ -24,35 +23,35 @@ export async function trainOuterStep(
   const { outerStep } = progress
   const tokens = await trainInnerSteps(run, signal)
   const pseudoGradient = await pseudoGradientOf(run)
-  const key: RoundKey = { outerStep, phase: 'outer' }
-  const plan = contributionPlan(manifest.averaging, 'outer', run.elements)
-  const own = await encodeContribution(
-    {
-      peer: run.self,
-      run: run.id,
-      key,
-      schemaHash: manifest.schemaHash,
-      weight: tokens,
-      plan,
-      vectors: { pseudoGradient, parameters: run.outer.parameters },
-    },
-    run.clock,
-  )
+  const update = {
+    averaging: manifest.averaging,
+    outer: run.outer,
+    peer: run.self,
+    run: run.id,
+    outerStep,
+    schemaHash: manifest.schemaHash,
+    weight: tokens,
+    pseudoGradient,
+  }
+  // The commit of the step before still reads what is about to change.
+  if (contributingMoves(update)) await run.commit
+  const own = await contributionOf(update, run.clock)
   const sentBefore = bytesSent(run)
   const receivedBefore = bytesReceived(run)
   const result = await performRound(run.exchange, run.clock, {
-    key,
+    key: { outerStep, phase: 'outer' },
     own,
     partners: choosePartners(run, outerStep),
-    plan,
+    plan: own.plan,
     exact: manifest.averaging.rule === 'diloco',
     staleness: manifest.limits.staleness,
     timeoutMs: manifest.limits.roundTimeoutMs,
     signal,
   })
   for (const peer of result.unreachable) run.membership.doubt(peer)
-  // The commit of the step before still reads the parameters that are about to change.
+  // From here on what the commit of the step before still reads changes in any case.
   await run.commit
+  if (!result.contributions.includes(own)) await takeBack(run.outer, own, run.clock)
   const consensusDistance = await applyRound(
     {
       averaging: manifest.averaging,

@@ -1,11 +1,84 @@
 /** The outer update of one round, slice by slice, from the encoded contributions of an agreed group. */
 import type { Clock } from '../clock.ts'
 import { estimateConsensusDistance } from '../optim/consensus.ts'
-import { outerStep, type GroupMember, type OuterState } from '../optim/outer.ts'
-import { squaredDistance, sumOfSquares } from '../tensor/vector.ts'
-import { decodeSlice, type Contribution } from './contribution.ts'
-import type { Averaging } from './manifest.ts'
+import { nesterovStep, outerStep, type GroupMember, type OuterState } from '../optim/outer.ts'
+import { addScaled, squaredDistance, sumOfSquares } from '../tensor/vector.ts'
+import {
+  contributionPlan,
+  decodeSlice,
+  encodeContribution,
+  type Contribution,
+} from './contribution.ts'
+import { errorFeedbackOf, type Averaging } from './manifest.ts'
 import { slicesInTurns } from './slices.ts'
+
+export interface OwnUpdate {
+  averaging: Averaging
+  /** Its residual, and with `adapt-then-combine` the rest of it, is moved in place. */
+  outer: OuterState
+  peer: string
+  run: string
+  outerStep: number
+  schemaHash: string
+  /** Tokens behind the pseudo-gradient. */
+  weight: number
+  pseudoGradient: Float32Array
+}
+
+/** Outer state at a run's start: the residual is there when the manifest's averaging has error feedback. */
+export function initialOuterState(averaging: Averaging, parameters: Float32Array): OuterState {
+  const zeros = (): Float32Array => new Float32Array(parameters.length)
+  const residual = errorFeedbackOf(averaging) > 0 ? zeros() : undefined
+  return { parameters, momentum: zeros(), residual }
+}
+
+/** Whether `contributionOf` moves the outer state. */
+export function contributingMoves({
+  averaging,
+  outer,
+}: Pick<OwnUpdate, 'averaging' | 'outer'>): boolean {
+  return outer.residual !== undefined || averaging.rule === 'adapt-then-combine'
+}
+
+/** What a peer brings to the round of an outer step. Throws `engine_failed` when a vector is not finite. */
+export async function contributionOf(update: OwnUpdate, clock: Clock): Promise<Contribution> {
+  const { averaging, outer, pseudoGradient } = update
+  const { parameters, momentum, residual } = outer
+  if (averaging.rule === 'adapt-then-combine') {
+    for await (const [from, to] of slicesInTurns(parameters.length, clock)) {
+      const state = {
+        parameters: parameters.subarray(from, to),
+        momentum: momentum.subarray(from, to),
+      }
+      nesterovStep(averaging, state, pseudoGradient.subarray(from, to))
+    }
+  }
+  return encodeContribution(
+    {
+      peer: update.peer,
+      run: update.run,
+      key: { outerStep: update.outerStep, phase: 'outer' },
+      schemaHash: update.schemaHash,
+      weight: update.weight,
+      plan: contributionPlan(averaging, 'outer', parameters.length),
+      vectors: { pseudoGradient, parameters },
+      feedback: residual && { residual, beta: errorFeedbackOf(averaging) },
+    },
+    clock,
+  )
+}
+
+/** Gives what nobody took back to the residual: a contribution that its group agreed to leave out. */
+export async function takeBack(
+  { residual }: OuterState,
+  contribution: Contribution,
+  clock: Clock,
+): Promise<void> {
+  if (residual === undefined) return
+  for await (const [from, to] of slicesInTurns(residual.length, clock)) {
+    addScaled(residual.subarray(from, to), decodeSlice(contribution, 'pseudoGradient', from), 1)
+  }
+}
 
 export interface OuterUpdate {
   averaging: Averaging
@@ -20,7 +93,7 @@ export interface OuterUpdate {
 }
 
 /**
- * Combines the contributions by the manifest's rule. Everyone, the sender included, uses the de-quantised
+ * Combines the contributions of a round, the own one from `contributionOf` among them, by the manifest's rule. Everyone, the sender included, uses the de-quantised
  * pseudo-gradients in peer-id order, so that all members of a group compute the same mean bit by bit.
  *
  * Returns the estimate of the swarm's consensus distance before the update, or null when this group cannot tell.
@@ -37,6 +110,7 @@ export async function applyRound(update: OuterUpdate, clock: Clock): Promise<num
     averaging.rule === 'noloco' ? 1 : header.weight,
   )
   const weights = clampedWeights(tokens)
+  const hasPseudoGradients = averaging.rule !== 'adapt-then-combine'
   const hasParameters = averaging.rule !== 'diloco'
   const squaredDistances = contributions.map(() => 0)
   let squaredNorm = 0
@@ -47,7 +121,9 @@ export async function applyRound(update: OuterUpdate, clock: Clock): Promise<num
     }
     const group = contributions.map((contribution, index): GroupMember => ({
       weight: weights[index]!,
-      pseudoGradient: decodeSlice(contribution, 'pseudoGradient', from),
+      pseudoGradient: hasPseudoGradients
+        ? decodeSlice(contribution, 'pseudoGradient', from)
+        : undefined,
       parameters: hasParameters ? decodeSlice(contribution, 'parameters', from) : undefined,
     }))
     squaredNorm += sumOfSquares(state.parameters)

@@ -1,11 +1,11 @@
 /** From a manifest to a run that can train: data, weights (initial, stored, or a member's), trainer. */
 import { createDataset } from '../data/dataset.ts'
 import { createTokenizer } from '../data/tokenizer.ts'
-import type { OuterState } from '../optim/outer.ts'
 import { ShoalError } from '../errors.ts'
 import { parseCid } from '../store/content.ts'
 import { catchUp, donors } from './catch-up.ts'
 import type { Chunked } from './manifest.ts'
+import { initialOuterState } from './outer-update.ts'
 import { publishRecord, type ReadyRun, type RunContext } from './run-context.ts'
 import type { RunVectors, StoredState } from './run-store.ts'
 import { VALIDATION_BATCHES } from './commit.ts'
@@ -50,8 +50,8 @@ export async function prepareRun(
       'the engine lays the model out in another way than the manifest says',
     )
   }
-  if (vectors.optimizer.length > 0) await trainer.importOptimizer(vectors.optimizer)
-  const outer: OuterState = { parameters: vectors.parameters, momentum: vectors.momentum }
+  const { optimizer, ...outer } = vectors
+  if (optimizer.length > 0) await trainer.importOptimizer(optimizer)
   if (run.progress.lossStart === null) {
     const { loss } = await trainer.evaluate({ batches: VALIDATION_BATCHES, signal })
     run.progress.lossStart = loss
@@ -96,20 +96,23 @@ async function startingVectors(
     restoreProgress(run, stored)
     return run.store.loadVectors(stored, run.elements)
   }
-  const momentum = new Float32Array(run.elements)
-  const optimizer = new Uint8Array()
+  const begin = (parameters: Float32Array): RunVectors => ({
+    ...initialOuterState(run.manifest.averaging, parameters),
+    optimizer: new Uint8Array(),
+  })
   const givers = donors(run)
   if (givers.length > 0) {
     const caughtUp = await catchUp(run, givers, signal)
     run.progress.outerStep = startingStep(run, caughtUp.checkpoint.outerStep)
-    return { parameters: caughtUp.parameters, momentum: caughtUp.momentum ?? momentum, optimizer }
+    const vectors = begin(caughtUp.parameters)
+    return { ...vectors, momentum: caughtUp.momentum ?? vectors.momentum }
   }
   const { initial } = run.manifest
   if (!isVectorOf(initial, run.elements)) {
     throw new ShoalError('schema_mismatch', "the manifest's initial weights do not fit its model")
   }
   await fetchChunked(run, initial, sources, signal)
-  return { parameters: await loadVector(initial, run.elements, run.blobs), momentum, optimizer }
+  return begin(await loadVector(initial, run.elements, run.blobs))
 }
 
 /**

@@ -8,11 +8,12 @@ import { z } from 'zod'
 import type { Clock } from '../clock.ts'
 import { ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
+import type { OuterState } from '../optim/outer.ts'
 import type { BlobReferences } from '../store/blob-references.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { decodeCbor, encodeCbor, parseCid } from '../store/content.ts'
 import type { RecordStore } from '../store/record-store.ts'
-import { chunkedSchema, type Chunked, type Manifest } from './manifest.ts'
+import { chunkedSchema, type Manifest } from './manifest.ts'
 import { loadCheckpoint, checkpointChunks } from './checkpoint.ts'
 import { loadBytes, loadVector, storeBytes, storeVector } from './vector-blobs.ts'
 
@@ -39,6 +40,8 @@ const stateSchema = z.strictObject({
   validationLoss: z.number().nullable(),
   parameters: chunkedSchema,
   momentum: chunkedSchema,
+  /** Of runs with error feedback. */
+  residual: chunkedSchema.optional(),
   optimizer: chunkedSchema,
   checkpoints: z.array(keptCheckpointSchema).max(16),
   finished: z.boolean(),
@@ -52,11 +55,11 @@ const membershipSchema = z.strictObject({
 })
 export type Membership = z.infer<typeof membershipSchema>
 
-export interface RunVectors {
-  parameters: Float32Array
-  momentum: Float32Array
+export interface RunVectors extends OuterState {
   optimizer: Uint8Array
 }
+
+type StoredVectors = Pick<StoredState, 'parameters' | 'momentum' | 'residual' | 'optimizer'>
 
 /** Checkpoints kept on this node; the final one is never dropped. */
 export const CHECKPOINTS_KEPT = 3
@@ -69,9 +72,7 @@ export interface RunStore {
   load(): Promise<StoredState | undefined>
   loadVectors(state: StoredState, elements: number): Promise<RunVectors>
   /** Stores the vectors' chunks; the state is not changed before `commit`. */
-  storeVectors(
-    vectors: RunVectors,
-  ): Promise<{ parameters: Chunked; momentum: Chunked; optimizer: Chunked }>
+  storeVectors(vectors: RunVectors): Promise<StoredVectors>
   /** Replaces the state and lets go of the blobs that only the one before needed. */
   commit(state: StoredState): Promise<void>
   /** Keeps blobs until the returned function is called, whatever is committed meanwhile. */
@@ -118,13 +119,15 @@ export function createRunStore(
       return {
         parameters: await loadVector(state.parameters, elements, blobs),
         momentum: await loadVector(state.momentum, elements, blobs),
+        residual: state.residual && (await loadVector(state.residual, elements, blobs)),
         optimizer: await loadBytes(state.optimizer, blobs),
       }
     },
-    async storeVectors({ parameters, momentum, optimizer }) {
+    async storeVectors({ parameters, momentum, residual, optimizer }) {
       return {
         parameters: await storeVector(parameters, blobs, clock),
         momentum: await storeVector(momentum, blobs, clock),
+        ...(residual && { residual: await storeVector(residual, blobs, clock) }),
         optimizer: await storeBytes(optimizer, blobs),
       }
     },
@@ -156,7 +159,8 @@ export async function storedRuns(records: RecordStore): Promise<string[]> {
 }
 
 async function blobsOf(state: StoredState, blobs: BlobStore): Promise<string[]> {
-  const cids = [state.parameters, state.momentum, state.optimizer].flatMap(({ chunks }) => chunks)
+  const { parameters, momentum, residual, optimizer } = state
+  const cids = [parameters, momentum, residual, optimizer].flatMap((stored) => stored?.chunks ?? [])
   for (const { cid } of state.checkpoints) {
     const checkpoint = await loadCheckpoint(parseCid(cid), blobs).catch(() => undefined)
     cids.push(cid, ...(checkpoint === undefined ? [] : checkpointChunks(checkpoint)))

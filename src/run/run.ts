@@ -212,6 +212,8 @@ async function resynchronize(
   run.outer.parameters.set(caughtUp.parameters)
   if (caughtUp.momentum === null) run.outer.momentum.fill(0)
   else run.outer.momentum.set(caughtUp.momentum)
+  // It belongs to parameters that are no more.
+  run.outer.residual?.fill(0)
   await run.trainer.writeParameters(run.outer.parameters)
   run.progress.outerStep = startingStep(run, caughtUp.checkpoint.outerStep)
   await commitState(run, signal)

@@ -15,13 +15,13 @@ function code(value: string): { code: string } {
 
 /** Bits of fixed width, the first in the low bits of the first byte. */
 function readBits(bytes: Uint8Array, width: number, count: number): number[] {
-  const bits = Array.from(bytes, (byte) => byte.toString(2).padStart(8, '0').split('').reverse())
+  const bits = Array.from(bytes, (byte) => byte.toString(2).padStart(8, '0').split('').toReversed())
   const flat = bits.flat()
   return Array.from({ length: count }, (_, j) =>
     Number.parseInt(
       flat
         .slice(j * width, (j + 1) * width)
-        .reverse()
+        .toReversed()
         .join(''),
       2,
     ),
@@ -225,10 +225,12 @@ describe('decode refuses', () => {
   const withIndices =
     (...indices: number[]) =>
     (bytes: Uint8Array): Uint8Array => {
-      const bits = indices.map((i) => i.toString(2).padStart(6, '0').split('').reverse().join(''))
+      const bits = indices.map((i) =>
+        i.toString(2).padStart(6, '0').split('').toReversed().join(''),
+      )
       for (let at = 0; at < 6; at++) {
         const byte = bits.join('').slice(8 * at, 8 * at + 8)
-        bytes[at] = Number.parseInt(byte.split('').reverse().join(''), 2)
+        bytes[at] = Number.parseInt(byte.split('').toReversed().join(''), 2)
       }
       return bytes
     }

@@ -16,6 +16,7 @@ export const FAULTS = {
   data_unreadable: { status: 422, exit: 2 },
   data_unusable: { status: 422, exit: 2 },
   folder_invalid: { status: 422, exit: 2 },
+  tensors_invalid: { status: 422, exit: 2 },
   unauthorized: { status: 401, exit: 3 },
   forbidden: { status: 403, exit: 1 },
   daemon_unreachable: { status: 503, exit: 3 },

@@ -34,7 +34,8 @@ export async function readModelFolder(folder: string): Promise<ModelFolder> {
     const parameters = await readSafetensors(createReadStream(path), gptSchema(model))
     return { model, tokenizer, parameters }
   } catch (cause) {
-    throw new ShoalError('folder_invalid', `${path}: ${messageOf(cause)}`, { cause })
+    const remedy = 'export the checkpoint again'
+    throw new ShoalError('folder_invalid', `${path}: ${messageOf(cause)}; ${remedy}`, { cause })
   }
 }
 

@@ -6,23 +6,26 @@
  * spaces; data, little-endian and row-major. The tensors cover the data without gap or overlap.
  *
  * The reader takes the file as a stream, so that neither side ever holds more than one vector and one piece. The file
- * is hostile: nothing is allocated on its word, and every departure from the schema is a `folder_invalid` fault.
+ * is hostile: nothing is allocated on its word, and every departure from the schema is a `tensors_invalid` fault.
  */
 import { z } from 'zod'
 import { ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import { float32Bytes, toHostOrder } from './float32-bytes.ts'
-import type { Schema, SchemaEntry } from './schema.ts'
+import { createSchema, type Schema, type SchemaEntry } from './schema.ts'
 import { isFiniteVector, slicesOf } from './vector.ts'
 
 const LENGTH_BYTES = 8
 const METADATA = '__metadata__'
+/** Names of tensors nobody here has chosen: printable, so that they can be told in a message of one line. */
+export const TENSOR_NAME = /^[!-~]{1,256}$/
 
 const tensorSchema = z.strictObject({
   dtype: z.string().max(16),
   shape: z.array(z.number().int().min(0)).max(16),
   data_offsets: z.tuple([z.number().int().min(0), z.number().int().min(0)]),
 })
+type TensorHeader = z.infer<typeof tensorSchema>
 const metadataSchema = z.record(z.string(), z.string())
 
 /** Length and header of a file that holds `schema`, ready to be followed by the vector's bytes in order. */
@@ -75,7 +78,7 @@ export function writeSafetensors(
 
 /**
  * Reads a file whose tensors are exactly those of `schema` (any order, F32, finite) into one flat vector.
- * Throws `folder_invalid` naming what does not fit, and leaves `target` partly written then.
+ * Throws `tensors_invalid` naming what does not fit, and leaves `target` partly written then.
  */
 export async function readSafetensors(
   file: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
@@ -88,30 +91,61 @@ export async function readSafetensors(
       `${target.length} elements cannot take ${schema.size} parameters`,
     )
   }
+  await readData(file, (header) => ({
+    placements: placementsOf(parseHeader(header), schema),
+    target,
+  }))
+  return target
+}
+
+/**
+ * Reads a file of any F32 tensors, laid out as they lie in it. Matrices and what has more dimensions count as decayed.
+ * Throws `tensors_invalid` naming what does not fit, `spec_invalid` when they are too many or too large.
+ */
+export async function readTensors(
+  file: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+): Promise<{ schema: Schema; parameters: Float32Array }> {
+  let read: { schema: Schema; parameters: Float32Array } | undefined
+  await readData(file, (header) => {
+    const tensors = parseHeader(header)
+    const odd = [...tensors.keys()].find((name) => !TENSOR_NAME.test(name))
+    if (odd !== undefined) throw invalid(`${quoted(odd)} is no name for a tensor`)
+    const declared = [...tensors].sort(([, a], [, b]) => a.data_offsets[0] - b.data_offsets[0])
+    const schema = createSchema(
+      declared.map(([name, { shape }]) => ({ name, shape, decay: shape.length > 1 })),
+    )
+    const placements = placementsOf(tensors, schema)
+    const parameters = new Float32Array(schema.size)
+    read = { schema, parameters }
+    return { placements, target: parameters }
+  })
+  if (read === undefined) throw invalid('it ends within its header')
+  return read
+}
+
+interface Layout {
+  placements: readonly Placement[]
+  target: Float32Array
+}
+
+async function readData(
+  file: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  layoutOf: (header: string) => Layout,
+): Promise<void> {
   const head = createHeaderBuffer()
-  const data = new Uint8Array(target.buffer, target.byteOffset, target.byteLength)
   let writer: DataWriter | undefined
   for await (const piece of file) {
     if (writer === undefined) {
       const surplus = head.append(piece)
       if (surplus === undefined) continue
-      writer = createDataWriter(placementsOf(head.text(), schema), data)
+      writer = createDataWriter(layoutOf(head.text()))
       writer.write(surplus)
     } else {
       writer.write(piece)
     }
   }
   if (writer === undefined) throw invalid('it ends within its header')
-  if (writer.written() < data.length) {
-    throw invalid(`it ends after ${writer.written()} of ${data.length} bytes of data`)
-  }
-  toHostOrder(data)
-  for (const { name, offset, size } of schema.entries) {
-    if (!isFiniteVector(target.subarray(offset, offset + size))) {
-      throw invalid(`tensor ${name} holds values that are not finite`)
-    }
-  }
-  return target
+  writer.end()
 }
 
 /** Collects length and header from pieces that are cut anywhere; memory follows the bytes that came. */
@@ -161,6 +195,7 @@ function headerLength(start: Uint8Array): number {
 
 /** Bytes `[begin, end)` of the file's data lie at `target` in the bytes of the vector. */
 interface Placement {
+  name: string
   begin: number
   end: number
   target: number
@@ -168,13 +203,31 @@ interface Placement {
 
 interface DataWriter {
   write(piece: Uint8Array): void
-  written(): number
+  /** Throws when data is missing. */
+  end(): void
 }
 
-/** Puts the file's data, piece after piece, to where its tensors lie in the vector. */
-function createDataWriter(placements: readonly Placement[], data: Uint8Array): DataWriter {
+/**
+ * Puts the file's data, piece after piece, to where its tensors lie in the vector. Each value is checked as soon as it
+ * is whole, so that no check holds up the event loop at the end.
+ */
+function createDataWriter({ placements, target: vector }: Layout): DataWriter {
+  const data = new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength)
   let position = 0
   let current = 0
+  let checked = 0
+
+  /** Takes what the placement has up to `end` (bytes of the vector) into the machine's order and checks it. */
+  function check({ name, target }: Placement, end: number): void {
+    const from = Math.max(checked, target / 4)
+    const to = Math.floor(end / 4)
+    toHostOrder(data.subarray(4 * from, 4 * to))
+    if (!isFiniteVector(vector.subarray(from, to))) {
+      throw invalid(`tensor ${name} holds values that are not finite`)
+    }
+    checked = to
+  }
+
   return {
     write(piece) {
       let done = 0
@@ -182,30 +235,37 @@ function createDataWriter(placements: readonly Placement[], data: Uint8Array): D
         const placement = placements[current]
         if (placement === undefined) throw invalid('it is longer than its tensors')
         const { begin, end, target } = placement
+        if (position === begin) checked = target / 4
         const count = Math.min(end - position, piece.length - done)
         data.set(piece.subarray(done, done + count), target + position - begin)
         position += count
         done += count
+        check(placement, target + position - begin)
         if (position === end) current++
       }
     },
-    written: () => position,
+    end() {
+      if (position < data.length) {
+        throw invalid(`it ends after ${position} of ${data.length} bytes of data`)
+      }
+    },
   }
 }
 
-function placementsOf(header: string, schema: Schema): Placement[] {
-  const tensors = parseHeader(header)
+function placementsOf(tensors: ReadonlyMap<string, TensorHeader>, schema: Schema): Placement[] {
   const placements: Placement[] = []
+  const surplus = new Set(tensors.keys())
   for (const entry of schema.entries) {
-    const tensor = tensors.get(entry.name)
-    if (tensor === undefined) throw invalid(`tensor ${entry.name} is missing`)
-    tensors.delete(entry.name)
+    const { name } = entry
+    const tensor = tensors.get(name)
+    if (tensor === undefined) throw invalid(`tensor ${name} is missing`)
+    surplus.delete(name)
     checkTensor(tensor, entry)
     const [begin, end] = tensor.data_offsets
-    placements.push({ begin, end, target: 4 * entry.offset })
+    placements.push({ name, begin, end, target: 4 * entry.offset })
   }
-  const [surplus] = tensors.keys()
-  if (surplus !== undefined) throw invalid(`tensor ${quoted(surplus)} is not part of the model`)
+  const [foreign] = surplus
+  if (foreign !== undefined) throw invalid(`tensor ${quoted(foreign)} is not part of the model`)
   placements.sort((a, b) => a.begin - b.begin)
   let covered = 0
   for (const { begin, end } of placements) {
@@ -220,7 +280,7 @@ function quoted(text: string): string {
   return JSON.stringify(text.slice(0, 64))
 }
 
-function parseHeader(header: string): Map<string, z.infer<typeof tensorSchema>> {
+function parseHeader(header: string): Map<string, TensorHeader> {
   let json: unknown
   try {
     json = JSON.parse(header)
@@ -230,7 +290,7 @@ function parseHeader(header: string): Map<string, z.infer<typeof tensorSchema>> 
   if (!header.startsWith('{') || typeof json !== 'object' || json === null) {
     throw invalid('its header is not a JSON object')
   }
-  const tensors = new Map<string, z.infer<typeof tensorSchema>>()
+  const tensors = new Map<string, TensorHeader>()
   for (const [name, value] of Object.entries(json)) {
     const parsed = (name === METADATA ? metadataSchema : tensorSchema).safeParse(value)
     if (!parsed.success) throw invalid(`its header's entry ${quoted(name)} is malformed`)
@@ -240,7 +300,7 @@ function parseHeader(header: string): Map<string, z.infer<typeof tensorSchema>> 
 }
 
 function checkTensor(
-  { dtype, shape, data_offsets: [begin, end] }: z.infer<typeof tensorSchema>,
+  { dtype, shape, data_offsets: [begin, end] }: TensorHeader,
   entry: SchemaEntry,
 ): void {
   const { name } = entry
@@ -257,8 +317,8 @@ function checkTensor(
 
 function invalid(what: string, cause?: unknown): ShoalError {
   return new ShoalError(
-    'folder_invalid',
-    `the safetensors file does not fit: ${what}; export the checkpoint again`,
+    'tensors_invalid',
+    `the safetensors data does not fit: ${what}`,
     cause === undefined ? {} : { cause },
   )
 }

@@ -4,6 +4,7 @@ import { z } from 'zod'
 import { LIMITS } from '../../../src/limits.ts'
 import {
   readSafetensors,
+  readTensors,
   safetensorsHeader,
   writeSafetensors,
 } from '../../../src/tensor/safetensors.ts'
@@ -55,7 +56,7 @@ function cut(file: Uint8Array, places: readonly number[]): Uint8Array[] {
 
 async function expectInvalid(file: Iterable<Uint8Array>, why: RegExp): Promise<void> {
   const reading = readSafetensors(file, schema)
-  await expect(reading).rejects.toMatchObject({ code: 'folder_invalid' })
+  await expect(reading).rejects.toMatchObject({ code: 'tensors_invalid' })
   await expect(reading).rejects.toThrow(why)
   await expect(reading).rejects.not.toThrow(/\n/)
 }
@@ -224,7 +225,7 @@ describe('readSafetensors', () => {
     }
   })
 
-  test('whatever bytes come, they give the parameters or a folder_invalid fault', async () => {
+  test('whatever bytes come, they give the parameters or a tensors_invalid fault', async () => {
     const file = await fileOf()
     await fc.assert(
       fc.asyncProperty(
@@ -242,7 +243,7 @@ describe('readSafetensors', () => {
             expect(mutated.length).toBe(file.length)
             expect(read.every(Number.isFinite)).toBe(true)
           } catch (thrown) {
-            expect(thrown).toMatchObject({ code: 'folder_invalid' })
+            expect(thrown).toMatchObject({ code: 'tensors_invalid' })
           }
         },
       ),
@@ -256,5 +257,52 @@ describe('readSafetensors', () => {
         await expectInvalid([fileWith(json, new Uint8Array(80))], /./)
       }),
     )
+  })
+})
+
+describe('readTensors', () => {
+  test('takes the schema from the file, in the order of its data', async () => {
+    const data = new Uint8Array(parameters.buffer)
+    const file = fileWith(
+      {
+        gain: { dtype: 'F32', shape: [4], data_offsets: [48, 64] },
+        head: { dtype: 'F32', shape: [2, 1, 2], data_offsets: [64, 80] },
+        embedding: { dtype: 'F32', shape: [3, 4], data_offsets: [0, 48] },
+      },
+      data,
+    )
+    const read = await readTensors(cut(file, [3, 8, 50, 201, 230]))
+    expect(read.schema).toEqual(schema)
+    expect(read.parameters).toEqual(parameters)
+  })
+
+  test('a scalar is a tensor of one element', async () => {
+    const file = fileWith(
+      { temperature: { dtype: 'F32', shape: [], data_offsets: [0, 4] } },
+      new Uint8Array(floats([7]).buffer),
+    )
+    const read = await readTensors([file])
+    expect(read.schema.entries).toEqual([
+      { name: 'temperature', shape: [], offset: 0, size: 1, decay: false },
+    ])
+    expect(read.parameters).toEqual(floats([7]))
+  })
+
+  test('refuses what is no set of float32 tensors, and more than there is room for', async () => {
+    const entry = { dtype: 'F32', shape: [2], data_offsets: [0, 8] }
+    const refused = async (header: unknown, data: Uint8Array, code: string): Promise<void> => {
+      await expect(readTensors([fileWith(header, data)])).rejects.toMatchObject({ code })
+    }
+    await refused({ a: { ...entry, dtype: 'F16' } }, new Uint8Array(8), 'tensors_invalid')
+    await refused({ a: entry, b: entry }, new Uint8Array(8), 'tensors_invalid')
+    await refused({ 'a\nb': entry }, new Uint8Array(8), 'tensors_invalid')
+    await refused({ a: entry }, new Uint8Array(7), 'tensors_invalid')
+    await refused({ a: entry }, new Uint8Array(9), 'tensors_invalid')
+    await refused({ a: { ...entry, shape: [0] } }, new Uint8Array(0), 'spec_invalid')
+    await refused({}, new Uint8Array(0), 'spec_invalid')
+    const many = LIMITS.parameters + 1
+    const huge = { dtype: 'F32', shape: [many], data_offsets: [0, 4 * many] }
+    await refused({ a: huge }, new Uint8Array(0), 'spec_invalid')
+    await expect(readTensors([])).rejects.toMatchObject({ code: 'tensors_invalid' })
   })
 })

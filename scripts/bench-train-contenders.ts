@@ -17,7 +17,7 @@ export interface Size {
   name: string
   model: Omit<ModelSpec, 'activation'>
   batchSequences: number
-  /** Measured rounds; one more comes before them to warm up. */
+  /** Rounds measured at most; one more comes before them to warm up. */
   rounds: number
   stepsPerRound: number
   contenders: readonly Contender[]
@@ -38,8 +38,8 @@ const SMALL: Size = {
   name: 'small',
   model: { ...gpt, layers: 4, heads: 4, embedding: 128, context: 64 },
   batchSequences: 12,
-  rounds: 9,
-  stepsPerRound: 20,
+  rounds: 15,
+  stepsPerRound: 10,
   contenders: [...BOTH, { engine: 'wasm', threads: 1 }],
 }
 
@@ -55,8 +55,12 @@ const BIG: Size = {
 /** 809 856 and 10 770 816 parameters. */
 export const SIZES: readonly Size[] = [SMALL, BIG]
 export const QUICK_SIZES: readonly Size[] = [
-  { ...SMALL, rounds: 5, contenders: BOTH.filter(({ threads }) => threads === 1) },
+  { ...SMALL, rounds: 7, contenders: BOTH.filter(({ threads }) => threads === 1) },
 ]
+
+/** On a busy machine a size ends after this time, when it has had the least of rounds. */
+const MEASURING_MS = 90_000
+const LEAST_ROUNDS = 3
 
 /** A constant learning rate: the schedule is not what is compared. */
 const INNER: InnerOptimizer = innerOptimizerSchema.parse({
@@ -128,7 +132,10 @@ export async function measure(
       status.draw([`${size.name}: starting ${contender.engine}, ${contender.threads} threads`])
       runners.push(await start(contender, size, model, files, python ?? '', signal))
     }
+    const startedMs = performance.now()
     for (let round = 1; round <= size.rounds; round += 1) {
+      const isLate = performance.now() - startedMs > MEASURING_MS
+      if (isLate && round > LEAST_ROUNDS) break
       for (const runner of runners) {
         status.draw([`${size.name}: round ${round} of ${size.rounds}, ${runner.contender.engine}`])
         const request = { command: 'steps', round }
@@ -235,12 +242,15 @@ function startEngine(): JsonProcess {
 }
 
 function startPyTorch(python: string, threads: number): JsonProcess {
-  // `torch.set_num_threads` does not reach every BLAS.
+  // `torch.set_num_threads` does not reach every BLAS. Idle threads sleep, as the engine's do: those that wait in a
+  // busy loop take hundreds of times the CPU time on a machine that others use too.
   const count = String(threads)
   const environment = {
     OMP_NUM_THREADS: count,
     OPENBLAS_NUM_THREADS: count,
     MKL_NUM_THREADS: count,
+    OMP_WAIT_POLICY: 'PASSIVE',
+    OPENBLAS_THREAD_TIMEOUT: '4',
   }
   return startJsonProcess(python, [scriptPath('./bench-train.py')], environment)
 }

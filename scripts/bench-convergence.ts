@@ -5,13 +5,11 @@ import { nearest } from '../node/validation.ts'
 import { abortReason } from '../src/clock.ts'
 import { messageOf, ShoalError } from '../src/errors.ts'
 import { gptSchema } from '../src/model/gpt.ts'
-import { innerOptimizerSchema } from '../src/run/manifest.ts'
-import { ALPHABET, corpusDataset } from './corpus.ts'
 import { barsOf, type Bar, type Scope } from './convergence-bars.ts'
+import { convergenceSetup, LEARNING_RATE } from './convergence-setup.ts'
 import { FINDING_COLUMNS, isMet, type Finding } from './finding.ts'
 import { createSimulationPool, type FinishedSimulation } from './simulation-pool.ts'
 import type { SimulationPool } from './simulation-pool.ts'
-import type { SimulationSetup } from './simulation.ts'
 import { createStatusBlock } from '../node/progress.ts'
 import { formatTable, type Column } from './table.ts'
 
@@ -41,7 +39,7 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
   const status = createStatusBlock(process.stderr)
   const failed = new AbortController()
   const pool = await createSimulationPool({
-    setup: await setupOf(options.learningRate),
+    setup: await convergenceSetup(options.learningRate),
     seeds: Array.from({ length: options.seeds }, (_, index) => `seed ${index}`),
     engines: Math.min(ENGINES_MAX, availableParallelism()),
     signal: AbortSignal.any([signal, failed.signal]),
@@ -74,8 +72,6 @@ interface Options {
   json: boolean
 }
 
-/** Data parallel training of this model on this corpus does best with 4.5e-3 to 6e-3 (of 3e-3 to 1.2e-2). */
-const LEARNING_RATE = 6e-3
 /** The main thread averages for all of them. */
 const ENGINES_MAX = 8
 
@@ -151,26 +147,6 @@ function numberOf(
   if (value >= min && value <= max && isWhole) return value
   const kind = step === undefined ? 'a number' : 'a whole number'
   throw new ShoalError('usage', `${option} is ${kind} from ${min} to ${max}, not '${text}'`)
-}
-
-/** As for the bars: a GPT of two layers, 8 sequences of 32 tokens per peer and step, AdamW with a cosine. */
-async function setupOf(learningRate: number): Promise<SimulationSetup> {
-  const context = 32
-  return {
-    model: {
-      kind: 'gpt',
-      layers: 2,
-      heads: 4,
-      embedding: 48,
-      context,
-      vocabulary: ALPHABET.length,
-      activation: 'relu-squared',
-    },
-    dataset: await corpusDataset(context),
-    batchSequences: 8,
-    inner: innerOptimizerSchema.parse({ learningRate }),
-    innerSteps: 20,
-  }
 }
 
 interface Report {

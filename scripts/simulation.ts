@@ -10,15 +10,9 @@ import { initialParameters } from '../src/model/initial-parameters.ts'
 import { weightedMean } from '../src/optim/combine.ts'
 import { consensusDistance } from '../src/optim/consensus.ts'
 import type { OuterState } from '../src/optim/outer.ts'
-import {
-  contributionBytes,
-  contributionPlan,
-  encodeContribution,
-  encodeHeader,
-  type Contribution,
-} from '../src/run/contribution.ts'
+import { contributionBytes, encodeHeader, type Contribution } from '../src/run/contribution.ts'
 import type { Averaging } from '../src/run/manifest.ts'
-import { applyRound } from '../src/run/outer-update.ts'
+import { applyRound, contributionOf, initialOuterState } from '../src/run/outer-update.ts'
 import { groupsOf } from '../src/run/partners.ts'
 import type { Engine, Trainer, TrainerSpec } from '../src/run/trainer.ts'
 import { float32Bytes } from '../src/tensor/float32-bytes.ts'
@@ -92,7 +86,10 @@ export async function simulate(
     const initial = initialParameters(setup.model, simulated.seed)
     for (const streams of streamsOf(simulated)) {
       const trainer = await openTrainer(engine, setup, simulated, streams, initial)
-      const outer = { parameters: initial.slice(), momentum: new Float32Array(initial.length) }
+      const outer =
+        method.kind === 'averaging'
+          ? initialOuterState(method.averaging, initial.slice())
+          : { parameters: initial.slice(), momentum: new Float32Array(initial.length) }
       peers.push({ name: streams.join(' '), trainer, outer, tokens: 0 })
     }
     let messageBytes = 0
@@ -174,16 +171,16 @@ async function contribute(
   outerStep: number,
 ): Promise<Contribution> {
   const local = await trainer.readParameters()
-  const { parameters } = outer
-  return encodeContribution(
+  return contributionOf(
     {
+      averaging,
+      outer,
       peer: name,
       run,
-      key: { outerStep, phase: 'outer' },
+      outerStep,
       schemaHash: schemaHash(trainer.schema),
       weight: tokens,
-      plan: contributionPlan(averaging, 'outer', parameters.length),
-      vectors: { pseudoGradient: subtract(parameters, local), parameters },
+      pseudoGradient: subtract(outer.parameters, local),
     },
     systemClock,
   )

@@ -191,7 +191,7 @@ export type Manifest = z.infer<typeof manifestSchema>
  * NoLoCo and SparseLoCo as published; the default momentum of the other rules would make them unstable. Sparse codecs
  * are for one rule only.
  */
-function withPublishedDefaults(averaging: unknown): unknown {
+export function withPublishedDefaults(averaging: unknown): unknown {
   if (typeof averaging !== 'object' || averaging === null) return averaging
   const rule = 'rule' in averaging ? averaging.rule : undefined
   const codec = 'pseudoGradientCodec' in averaging ? averaging.pseudoGradientCodec : undefined

@@ -1,10 +1,13 @@
 import { describe, expect, test } from 'vitest'
 import { z } from 'zod'
+import { systemClock } from '../../src/clock.ts'
 import { codecs, type CodecId } from '../../src/codec/codec.ts'
 import { LIMITS } from '../../src/limits.ts'
 import type { RunSpecInput } from '../../src/run/manifest.ts'
 import type { RunView } from '../../src/run/view.ts'
+import { storeVector } from '../../src/run/vector-blobs.ts'
 import { decodeCbor, encodeCbor } from '../../src/store/content.ts'
+import { createMemoryBlobStore } from '../../src/store/memory.ts'
 import {
   createSwarm,
   isFinished,
@@ -60,6 +63,54 @@ describe('a peer that starts again in a run with error feedback', () => {
     })
     expect(robbed).not.toBe(uninterrupted)
   })
+})
+
+test('a peer that fell behind starts with an empty residual when it takes over the state of others', async () => {
+  const swarm = await createSwarm(2, 'behind')
+  try {
+    const [first, second] = swarm.nodes
+    if (!first || !second) throw new Error('two nodes')
+    const stores = memoryStores()
+    const committed: { outerStep: number; residual: { chunks: string[] } }[] = []
+    const schema = z.looseObject({
+      outerStep: z.number(),
+      residual: z.looseObject({ chunks: z.array(z.string()) }),
+    })
+    const records: Stores['records'] = {
+      ...stores.records,
+      async put(key, value) {
+        if (key.endsWith('/state')) {
+          committed.push(schema.parse(decodeCbor(value, LIMITS.manifestBytes)))
+        }
+        await stores.records.put(key, value)
+      },
+    }
+    const absent = await swarm.add(2, { ...stores, records })
+    const limits = { minPeers: 3, startTimeoutMs: 30_000, roundTimeoutMs: 4_000 }
+    const spec = tinySpec({ outerSteps: 40, innerSteps: 20, averaging: sparse, limits })
+    const { id } = await first.createRun(spec, text)
+    for (const node of [second, absent]) await node.joinRun(id)
+    await waitForRun(absent, id, ({ outerStep }) => outerStep >= 2)
+    await absent.stop()
+    const last = committed.at(-1)
+    await waitForRun(first, id, ({ outerStep }) => outerStep >= (last?.outerStep ?? 0) + 4)
+    const again = await swarm.add(2, { ...stores, records })
+    await Promise.all([first, second, again].map((node) => waitForRun(node, id, isFinished)))
+    const jump = committed.findIndex(
+      ({ outerStep }, index) => index > 0 && outerStep > committed[index - 1]!.outerStep + 1,
+    )
+    expect(jump).toBeGreaterThan(0)
+    const elements = again.run(id).parameters
+    const zeros = await storeVector(
+      new Float32Array(elements),
+      createMemoryBlobStore(),
+      systemClock,
+    )
+    expect(last?.residual.chunks).not.toEqual(zeros.chunks)
+    expect(committed[jump]?.residual.chunks).toEqual(zeros.chunks)
+  } finally {
+    await swarm.stop()
+  }
 })
 
 describe('a swarm of 4', () => {

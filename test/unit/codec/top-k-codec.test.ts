@@ -94,6 +94,12 @@ describe('what is kept', () => {
     expect(kept).toEqual([0, 1, 2, 3, 4, 5, 6, 7].map((i) => [i, slice[i]]))
   })
 
+  test('is coarse in 2 bits: 3 scales from twice the scale on, else 1, and 0 is above 0', () => {
+    const slice = floats([-3, 2, -2, 1.999])
+    expect([...indexed.decode(indexed.encode(slice), 4)]).toEqual([-3, 3, -3, 1])
+    expect([...indexed.decode(indexed.encode(floats([3, 0, -0, -1e-9])), 4)]).toEqual([3, 1, 1, -1])
+  })
+
   test('is all of a last chunk that is short', () => {
     const slice = Float32Array.from({ length: 64 + 7 }, (_, i) => 1 + i)
     const decoded = exact.decode(exact.encode(slice), slice.length)
@@ -260,19 +266,25 @@ describe('decode refuses', () => {
     expectRefused(bitmapped, set(0, 0xff), /positions/)
     expectRefused(bitmapped, set(0, 0), /positions/)
     expectRefused(bitmapped, set(10, 0xff), /positions/)
-    const moved = (bytes: Uint8Array): Uint8Array => {
-      // One more in the first chunk, one less in the second: the total is right.
-      const free = Array.from({ length: 64 }, (_, i) => i).find(
-        (i) => !(bytes[i >> 3]! & (1 << (i & 7))),
-      )!
-      bytes[free >> 3]! |= 1 << (free & 7)
-      const taken = Array.from({ length: 20 }, (_, i) => 64 + i).find(
-        (i) => bytes[i >> 3]! & (1 << (i & 7)),
-      )!
-      bytes[taken >> 3]! &= ~(1 << (taken & 7))
+    // The last element of the slice is kept, as the slice's last chunk has 20 and 16 are.
+    const last = bitmapped.decode(bitmapped.encode(slice), 84).findLastIndex((v) => v !== 0)
+    expectRefused(bitmapped, flip(last), /positions/)
+  })
+
+  const flip =
+    (...places: number[]) =>
+    (bytes: Uint8Array): Uint8Array => {
+      for (const place of places) bytes[place >> 3]! ^= 1 << (place & 7)
       return bytes
     }
-    expectRefused(bitmapped, moved, /positions/)
+
+  test('bitmaps with the right total, but not the right share of each chunk', () => {
+    const kept = bitmapped.decode(bitmapped.encode(slice), 84).map((v) => (v === 0 ? 0 : 1))
+    const [free, freeBehind] = [kept.indexOf(0), kept.indexOf(0, 64)]
+    const [taken, takenBehind] = [kept.indexOf(1), kept.indexOf(1, 64)]
+    expectRefused(bitmapped, flip(free, takenBehind), /positions/)
+    expectRefused(bitmapped, flip(taken, freeBehind), /positions/)
+    expect(bitmapped.decode(flip(free, taken)(bitmapped.encode(slice)), 84)).toHaveLength(84)
   })
 
   test.each([NaN, Infinity, -1e-3, SCALE_MAX * 1.001])('the scale %f', (scale) => {

@@ -1,16 +1,15 @@
 /**
  * The embedded engine: trains in one worker thread, so that the network never waits for a matrix product.
  *
- * The main thread and the worker share each trainer's flat parameters; everything else stays in the worker.
+ * Parameters and optimizer state live in the worker. They are not shared with the main thread: older releases of Node 22
+ * give native modules no shared memory, and a copy per outer step costs nothing beside the steps.
  */
 import { availableParallelism } from 'node:os'
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import { z } from 'zod'
 import { abortReason } from '../../src/clock.ts'
 import { ShoalError } from '../../src/errors.ts'
 import { silentLogger, type Logger } from '../../src/log.ts'
 import { gptSchema } from '../../src/model/gpt.ts'
-import { createTrainingMemory, trainingVectors } from '../../src/optim/adamw-simd.ts'
 import type { Engine, Trainer, TrainerSpec } from '../../src/run/trainer.ts'
 import type { Schema } from '../../src/tensor/schema.ts'
 import { slicesOf } from '../../src/tensor/vector.ts'
@@ -18,7 +17,9 @@ import {
   evaluationSchema,
   innerStepsResultSchema,
   optimizerStateSchema,
+  parametersSchema,
   type Settings,
+  type Target,
 } from './messages.ts'
 import type { Backend } from './runtime.ts'
 import { openWorkerLink, type WorkerLink } from './worker-link.ts'
@@ -35,8 +36,8 @@ export interface EngineOptions {
 
 /** Batches of one evaluation, unless told otherwise. */
 const EVALUATION_BATCHES = 16
-/** Elements copied at a time: 4 MiB take about a millisecond. */
-const COPIED_ELEMENTS = 1 << 20
+/** Elements sent at a time: copying 4 MiB takes about a millisecond. */
+const SENT_ELEMENTS = 1 << 20
 
 /**
  * Starts the worker. Throws `engine_failed` when the wanted backend does not load. A worker that is lost fails what is
@@ -97,26 +98,15 @@ async function openTrainer(
 ): Promise<Trainer> {
   const schema = gptSchema(spec.model)
   requireSize(parameters, schema)
-  const memory = createTrainingMemory(schema.size)
-  const local = trainingVectors(memory, schema.size).parameters
-  await copy(parameters, local)
-  await link.call({ kind: 'open', trainer, spec, memory }, z.undefined())
-  return createTrainer(link, { trainer, schema, local, innerSteps: spec.innerSteps })
-}
-
-interface OpenTrainer {
-  /** Its number in the worker. */
-  trainer: number
-  schema: Schema
-  /** Parameters, shared with the worker. */
-  local: Float32Array
-  innerSteps: number
+  await link.call({ kind: 'open', trainer, spec }, z.undefined())
+  await write(link, trainer, 'local', parameters)
+  return createTrainer(link, { trainer, schema, innerSteps: spec.innerSteps })
 }
 
 /** Calls take effect one after the other, in the order they were made. */
 function createTrainer(
   link: WorkerLink,
-  { trainer, schema, local, innerSteps }: OpenTrainer,
+  { trainer, schema, innerSteps }: { trainer: number; schema: Schema; innerSteps: number },
 ): Trainer {
   const closing = new AbortController()
   const inOrder = createQueue()
@@ -124,7 +114,6 @@ function createTrainer(
     if (closing.signal.aborted) throw new ShoalError('engine_failed', 'the trainer is closed')
     return inOrder(async () => {
       if (closing.signal.aborted) throw abortReason(closing.signal)
-      // The parameters of a lost worker may lack the end of a step: nobody is to average them.
       if (!link.alive) throw new ShoalError('engine_failed', 'the engine is closed or was lost')
       return work()
     })
@@ -134,11 +123,11 @@ function createTrainer(
 
   return {
     schema,
-    readParameters: () => enqueue(() => copy(local, new Float32Array(schema.size))),
-    writeParameters: (values) =>
+    readParameters: () => enqueue(() => link.call({ kind: 'read', trainer }, parametersSchema)),
+    writeParameters: (parameters) =>
       enqueue(async () => {
-        requireSize(values, schema)
-        await copy(values, local)
+        requireSize(parameters, schema)
+        await write(link, trainer, 'local', parameters)
       }),
     innerSteps: (outerStep, { signal, enough, onProgress, from = 0, steps } = {}) =>
       enqueue(() => {
@@ -149,10 +138,13 @@ function createTrainer(
       }),
     evaluate: ({ parameters, batches = EVALUATION_BATCHES, signal } = {}) =>
       enqueue(async () => {
-        if (parameters !== undefined) requireSize(parameters, schema)
+        const target = parameters === undefined ? 'local' : 'evaluated'
+        if (parameters !== undefined) {
+          requireSize(parameters, schema)
+          await write(link, trainer, target, parameters)
+        }
         const options = { signal: orClosing(signal) }
-        const task = { kind: 'evaluate', trainer, batches, parameters } as const
-        return link.call(task, evaluationSchema, options)
+        return link.call({ kind: 'evaluate', trainer, target, batches }, evaluationSchema, options)
       }),
     exportOptimizer: () =>
       enqueue(() => link.call({ kind: 'exportOptimizer', trainer }, optimizerStateSchema)),
@@ -186,11 +178,16 @@ function createQueue(): <T>(work: () => Promise<T>) => Promise<T> {
   }
 }
 
-/** Copies a vector into `to` without holding up the event loop, and returns `to`. */
-async function copy<T extends Float32Array>(source: Float32Array, to: T): Promise<T> {
-  for (const [from, end] of slicesOf(source.length, COPIED_ELEMENTS)) {
-    to.set(source.subarray(from, end), from)
-    if (end < source.length) await nextTurn()
+/** Sends parameters to the worker without holding up the event loop. */
+async function write(
+  link: WorkerLink,
+  trainer: number,
+  target: Target,
+  parameters: Float32Array,
+): Promise<void> {
+  for (const [offset, end] of slicesOf(parameters.length, SENT_ELEMENTS)) {
+    const values = parameters.slice(offset, end)
+    const task = { kind: 'write', trainer, target, offset, values } as const
+    await link.call(task, z.undefined(), { transfer: [values.buffer] })
   }
-  return to
 }

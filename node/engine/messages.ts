@@ -31,12 +31,20 @@ const specSchema = z.strictObject({
 
 const trainer = z.number().int()
 
+/** Whose parameters: those in training, or others that are only evaluated. */
+const target = z.enum(['local', 'evaluated'])
+export type Target = z.infer<typeof target>
+
 export const taskSchema = z.discriminatedUnion('kind', [
+  /** The parameters follow in `write` tasks. */
+  z.strictObject({ kind: z.literal('open'), trainer, spec: specSchema }),
+  z.strictObject({ kind: z.literal('read'), trainer }),
   z.strictObject({
-    kind: z.literal('open'),
+    kind: z.literal('write'),
     trainer,
-    spec: specSchema,
-    memory: z.instanceof(WebAssembly.Memory),
+    target,
+    offset: z.number().int().min(0),
+    values: vector,
   }),
   z.strictObject({
     kind: z.literal('innerSteps'),
@@ -45,18 +53,9 @@ export const taskSchema = z.discriminatedUnion('kind', [
     from: z.number().int().min(0),
     steps: z.number().int().min(0),
   }),
-  z.strictObject({
-    kind: z.literal('evaluate'),
-    trainer,
-    batches: count,
-    parameters: vector.optional(),
-  }),
+  z.strictObject({ kind: z.literal('evaluate'), trainer, target, batches: count }),
   z.strictObject({ kind: z.literal('exportOptimizer'), trainer }),
-  z.strictObject({
-    kind: z.literal('importOptimizer'),
-    trainer,
-    state: bytes,
-  }),
+  z.strictObject({ kind: z.literal('importOptimizer'), trainer, state: bytes }),
   z.strictObject({ kind: z.literal('close'), trainer }),
 ])
 export type Task = z.infer<typeof taskSchema>
@@ -97,6 +96,7 @@ export const replySchema = z.discriminatedUnion('kind', [
 ])
 export type Reply = z.infer<typeof replySchema>
 
+export const parametersSchema = vector
 export const optimizerStateSchema = bytes
 export const innerStepsResultSchema = z.strictObject({
   steps: z.number(),

@@ -1,5 +1,5 @@
 /**
- * One model in training, inside the engine's worker: gradients by onnxruntime, AdamW on the shared vectors.
+ * One model in training, inside the engine's worker: gradients by onnxruntime, AdamW on the same flat vectors.
  *
  * Deterministic: the same spec, parameters and optimizer state give the same bits, whatever the number of threads.
  */
@@ -9,6 +9,7 @@ import { ShoalError } from '../../src/errors.ts'
 import { evaluationGraph, gptSchema, gradientName, trainingGraph } from '../../src/model/gpt.ts'
 import {
   createSimdAdamW,
+  createTrainingMemory,
   trainingVectors,
   type SimdAdamW,
   type TrainingVectors,
@@ -17,6 +18,7 @@ import { gradientClipFactor, learningRateAt } from '../../src/optim/inner.ts'
 import type { InnerStepsProgress, InnerStepsResult, TrainerSpec } from '../../src/run/trainer.ts'
 import { addScaled, norm } from '../../src/tensor/vector.ts'
 import { createBatch, type Batch } from './batch.ts'
+import type { Target } from './messages.ts'
 import { decodeOptimizerState, encodeOptimizerState } from './optimizer-state.ts'
 import { vectorBindings, type Program, type Runtime } from './runtime.ts'
 
@@ -29,11 +31,14 @@ export interface TrainingSession {
       onProgress: (progress: InnerStepsProgress) => void
     },
   ): Promise<InnerStepsResult>
-  /** Evaluates `parameters` when given, else the local ones. */
+  /** A copy of the local parameters. */
+  read(): Float32Array<ArrayBuffer>
+  write(target: Target, offset: number, values: Float32Array): void
+  /** Parameters written to be evaluated are dropped afterwards. */
   evaluate(
+    target: Target,
     batches: number,
     signal: AbortSignal,
-    parameters?: Float32Array,
   ): Promise<{ loss: number; tokens: number }>
   exportOptimizer(): Uint8Array<ArrayBuffer>
   importOptimizer(state: Uint8Array): void
@@ -43,13 +48,13 @@ export interface TrainingSession {
 /** At most ten progress reports a second. */
 const PROGRESS_INTERVAL_MS = 100
 
-/** Trains the parameters in `memory` (see `createTrainingMemory`). Throws `data_unusable` or `engine_failed`. */
+/** Starts with parameters and optimizer state zero. Throws `data_unusable`, `spec_invalid` or `engine_failed`. */
 export async function openTrainingSession(
   runtime: Runtime,
   spec: TrainerSpec,
-  memory: WebAssembly.Memory,
 ): Promise<TrainingSession> {
   const schema = gptSchema(spec.model)
+  const memory = createTrainingMemory(schema.size)
   const vectors = trainingVectors(memory, schema.size)
   const batch = createBatch(spec)
   const tokensPerStep = batch.tokens * spec.streams.length
@@ -59,8 +64,15 @@ export async function openTrainingSession(
   const innerStep = createInnerStep(spec, batch, program, vectors, adamw)
   /** Opened when first asked for: many trainers never evaluate. */
   let evaluation: Program | undefined
+  let evaluated: Float32Array | undefined
 
   return {
+    read: () => vectors.parameters.slice(),
+    write(target, offset, values) {
+      if (target === 'evaluated') evaluated ??= new Float32Array(schema.size)
+      const vector = target === 'local' ? vectors.parameters : evaluated
+      vector?.set(values, offset)
+    },
     async innerSteps({ outerStep, from, steps }, { signal, enough, onProgress }) {
       let total = 0
       let done = 0
@@ -77,7 +89,10 @@ export async function openTrainingSession(
       }
       return { steps: done, tokens: done * tokensPerStep, loss: done === 0 ? 0 : total / done }
     },
-    async evaluate(batches, signal, parameters = vectors.parameters) {
+    async evaluate(target, batches, signal) {
+      const parameters = target === 'local' ? vectors.parameters : evaluated
+      evaluated = undefined
+      if (parameters === undefined) throw new ShoalError('internal', 'nothing to evaluate')
       evaluation ??= await runtime.open(evaluationGraph(spec.model, spec.batchSequences))
       const inputs = { ...batch.inputs, ...vectorBindings(schema, parameters) }
       const computeLoss = evaluation.bind(inputs, batch.outputs)

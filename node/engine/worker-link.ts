@@ -14,6 +14,8 @@ import { replySchema, type Reply, type Request, type Settings, type Task } from 
 import type { Backend } from './runtime.ts'
 
 export interface CallOptions {
+  /** Memory of the task that moves to the worker instead of being copied. */
+  transfer?: ArrayBuffer[]
   /** Aborting ends the task at its next step; the call settles when it has. */
   signal?: AbortSignal | undefined
   /** Ends inner steps after the current one, with what is done. */
@@ -129,12 +131,12 @@ async function call(
   worker: Worker,
   pending: PendingCalls,
   task: Task,
-  { signal, enough, onProgress }: CallOptions,
+  { signal, enough, onProgress, transfer = [] }: CallOptions,
 ): Promise<unknown> {
   if (signal?.aborted) throw abortReason(signal)
   const { id, result } = pending.add(onProgress)
   worker.ref()
-  worker.postMessage({ kind: 'task', id, task } satisfies Request, [])
+  worker.postMessage({ kind: 'task', id, task } satisfies Request, transfer)
   const cancel = (): void => {
     worker.postMessage({ kind: 'cancel', id } satisfies Request, [])
   }

@@ -31,15 +31,19 @@ async function perform(
 ): Promise<unknown> {
   switch (task.kind) {
     case 'open':
-      sessions.set(task.trainer, await openTrainingSession(runtime, task.spec, task.memory))
+      sessions.set(task.trainer, await openTrainingSession(runtime, task.spec))
       return undefined
+    case 'read':
+      return sessionOf(task.trainer).read()
+    case 'write':
+      return sessionOf(task.trainer).write(task.target, task.offset, task.values)
     case 'innerSteps': {
       const onProgress = (progress: InnerStepsProgress): void =>
         send({ kind: 'progress', id, progress })
       return sessionOf(task.trainer).innerSteps(task, { signal, enough, onProgress })
     }
     case 'evaluate':
-      return sessionOf(task.trainer).evaluate(task.batches, signal, task.parameters)
+      return sessionOf(task.trainer).evaluate(task.target, task.batches, signal)
     case 'exportOptimizer':
       return sessionOf(task.trainer).exportOptimizer()
     case 'importOptimizer':
@@ -60,14 +64,18 @@ async function handle(runtime: Runtime, id: number, task: Task): Promise<void> {
   try {
     const signals = { signal: control.abort.signal, enough: control.enough.signal }
     const value = await perform(runtime, id, task, signals)
-    const transfer = value instanceof Uint8Array && value.buffer instanceof ArrayBuffer
-    send({ kind: 'done', id, value }, transfer ? [value.buffer] : [])
+    send({ kind: 'done', id, value }, bufferOf(value))
   } catch (thrown) {
     const { code, message } = asFault(thrown)
     send({ kind: 'failed', id, code, message })
   } finally {
     tasks.delete(id)
   }
+}
+
+/** The memory of a vector: it moves to the main thread instead of being copied. */
+function bufferOf(value: unknown): Transferable[] {
+  return ArrayBuffer.isView(value) && value.buffer instanceof ArrayBuffer ? [value.buffer] : []
 }
 
 async function shutdown(): Promise<void> {

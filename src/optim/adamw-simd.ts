@@ -9,7 +9,7 @@ import { ShoalError } from '../errors.ts'
 import type { Schema } from '../tensor/schema.ts'
 import { adamwCoefficients, decayRanges, type AdamWSettings } from './inner.ts'
 
-/** What an inner step works on: vectors of one length in one shared memory. */
+/** What an inner step works on: vectors of one length in one memory. */
 export interface TrainingVectors {
   readonly parameters: Float32Array
   readonly gradient: Float32Array
@@ -22,7 +22,7 @@ const MAX_PAGES = 65_536
 const PAGE_BYTES = 65_536
 
 /**
- * A zeroed shared memory with room for the training vectors of a model of `size` parameters. Throws `spec_invalid`
+ * A zeroed memory with room for the training vectors of a model of `size` parameters. Throws `spec_invalid`
  * above the 4 GiB that WebAssembly addresses.
  */
 export function createTrainingMemory(size: number): WebAssembly.Memory {
@@ -33,7 +33,7 @@ export function createTrainingMemory(size: number): WebAssembly.Memory {
       `training ${size} parameters takes more than the engine's 4 GiB; choose a smaller model`,
     )
   }
-  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true })
+  return new WebAssembly.Memory({ initial: pages, maximum: pages })
 }
 
 /** The vectors in a memory that `createTrainingMemory` made for the same size. */
@@ -158,8 +158,8 @@ function assembleModule(): Uint8Array<ArrayBuffer> {
     [4, TYPE.v128],
     [COEFFICIENTS.length, TYPE.v128],
   ])
-  // A shared memory (flag 3) of 0 to 65 536 pages.
-  const memory = code(text('shoal'), text('memory'), [2, 3, 0], leb128(MAX_PAGES))
+  // A memory of 0 to 65 536 pages (flag 1: with a maximum).
+  const memory = code(text('shoal'), text('memory'), [2, 1, 0], leb128(MAX_PAGES))
   return Uint8Array.from(
     code(
       [0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0],

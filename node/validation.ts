@@ -35,6 +35,7 @@ function lineOf(issue: z.core.$ZodIssue | undefined, schema: z.ZodType, value: u
   const missing = issue.code === 'invalid_type' && valueAt(value, issue.path) === undefined
   if (missing) return `'${path}' is missing`
   const message = issue.message.replace(/^Invalid input: /, '').replaceAll(/\s*\n\s*/g, ' ')
+  if (message.startsWith('is missing')) return `'${path}' ${message}`
   return path === '' ? message : `'${path}': ${message.charAt(0).toLowerCase()}${message.slice(1)}`
 }
 

@@ -113,6 +113,8 @@ export const DEADLINES = {
   rpcHandlerMs: 120_000,
   /** A stream that moves no byte for this long in the middle of a message is cut. */
   rpcStallMs: 15_000,
+  /** Without a word for so long an outside trainer is silent: it sends a sign of life every few seconds. */
+  trainerSilentMs: 15_000,
   /** Another peer's attempt to reach this node. */
   dialBackMs: 5_000,
   /** One chunk of 1 MiB: 15 s is 70 KB/s. */

@@ -3,26 +3,41 @@ import { systemClock, type Clock } from './clock.ts'
 import { ShoalError } from './errors.ts'
 import { silentLogger, type Logger } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
-import { createBlobExchange } from './net/blobs.ts'
+import { createBlobExchange, type BlobExchange } from './net/blobs.ts'
 import type { Link, Network } from './net/network.ts'
 import { seededRandom, type Random } from './random.ts'
 import { loadCheckpoint } from './run/checkpoint.ts'
 import { discoverRuns, serveDirectory } from './run/directory.ts'
 import { createExchangeService } from './run/exchange.ts'
 import { exportModel, type ExportedFile } from './run/exported-model.ts'
-import type { RunSpec } from './run/manifest.ts'
-import { createRunCollection, type JoinOptions, type RunCollection } from './run/run-collection.ts'
+import type { Manifest, RunSpec } from './run/manifest.ts'
+import type { OuterParameters, TrainingScript } from './run/outside-trainer.ts'
+import {
+  createRunCollection,
+  type JoinOptions,
+  type RunCollection,
+  type TrainerOptions,
+} from './run/run-collection.ts'
 import { formatRunLink } from './run/run-id.ts'
 import type { Run } from './run/run.ts'
 import { serveSnapshots } from './run/snapshots.ts'
+import {
+  startFromCheckpoint,
+  type CheckpointDependencies,
+  startFromFiles,
+  type ModelFiles,
+  type StartingPoint,
+} from './run/starting-point.ts'
 import type { Engine } from './run/trainer.ts'
 import { loadVector } from './run/vector-blobs.ts'
 import type { CheckpointView, RunEvent, RunListing, RunView } from './run/view.ts'
 import { createStateService } from './state/service.ts'
+import type { Member } from './state/shared-state.ts'
 import { createBlobReferences, type BlobReferences } from './store/blob-references.ts'
 import type { BlobStore } from './store/blob-store.ts'
 import { parseCid } from './store/content.ts'
 import type { RecordStore } from './store/record-store.ts'
+import type { Schema } from './tensor/schema.ts'
 
 export interface NodeStatus {
   peerId: string
@@ -43,8 +58,15 @@ export interface ShoalNode {
   status(): NodeStatus
   peers(): Link[]
   connect(address: string, signal?: AbortSignal): Promise<string>
-  /** Builds initial weights, manifest and blobs, and starts to take part. `text` is the data named by the spec. */
-  createRun(spec: RunSpec, text: Uint8Array): Promise<RunView>
+  /**
+   * Builds initial weights, manifest and blobs, and starts to take part. `text` is the data named by the spec, `from`
+   * are the files named by it where that is no CID.
+   */
+  createRun(
+    spec: RunSpec,
+    text: Uint8Array | undefined,
+    options?: TrainerOptions & { from?: ModelFiles | undefined },
+  ): Promise<RunView>
   /**
    * Takes part in a run known by its id or `shoal:` link: finds members, fetches manifest, weights and data from them.
    * Resolves when the manifest is here; the rest goes on in the background and is seen in the view's status.
@@ -60,6 +82,13 @@ export interface ShoalNode {
   /** Throws `run_unknown` when this node does not take part in it. */
   run(id: string): RunView
   runs(): RunView[]
+  manifest(id: string): Manifest
+  /** Records of all members, as they signed them. */
+  members(id: string): Member[]
+  /** The newest outer parameters, their layout, and the outer step that starts from them. */
+  parameters(id: string, signal: AbortSignal): Promise<OuterParameters & { schema: Schema }>
+  /** For the outside process that trains a run. Throws `conflict` when the embedded engine trains it. */
+  trainingScript(id: string): TrainingScript
   /** `shoal:<run id>?peer=<multiaddr>…` */
   invite(id: string): string
   checkpoints(id: string): CheckpointView[]
@@ -89,6 +118,8 @@ export interface NodeOptions {
   random?: Random
   /** Makes the seed of a run that is created without one. */
   freshSeed?: () => string
+  /** How long an outside trainer may be quiet; default `DEADLINES.trainerSilentMs`. */
+  trainerSilentMs?: number
 }
 
 /** Starts a node: serves peers, and goes on with the runs it took part in when it stopped. */
@@ -99,7 +130,7 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
   const listeners = new Set<(event: RunEvent) => void>()
   const references = createBlobReferences(options.blobs)
   const { blobs } = references
-  const { runs, stopServing } = composeServices(
+  const { runs, blobExchange, stopServing } = composeServices(
     { ...options, blobs, references, clock, metrics },
     (event) => {
       for (const listener of listeners) listener(event)
@@ -122,13 +153,31 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
     }),
     peers: () => network.links(),
     connect: (address, signal) => network.connect(address, signal),
-    createRun: (spec, text) => runs.create(spec, text),
+    createRun: async (spec, text, { from, ...creating } = {}) => {
+      const deps = { network, references, blobExchange, clock }
+      const start = spec.from === undefined ? undefined : await startingPoint(spec, from, deps)
+      return runs.create(spec, { text, start }, creating)
+    },
     joinRun: (idOrLink, joining) => runs.join(idOrLink, joining),
     leaveRun: (id) => runs.leave(id),
     listRuns: ({ discover = false, signal } = {}) =>
       listRuns(runs, discover, network, clock, signal),
     run: (id) => runs.get(id).view(),
     runs: () => runs.views(),
+    manifest: (id) => runs.get(id).manifest,
+    members: (id) => runs.get(id).members(),
+    parameters: async (id, signal) => {
+      const run = runs.get(id)
+      return { ...(await run.parameters(signal)), schema: run.schema }
+    },
+    trainingScript: (id) => {
+      const { script } = runs.get(id)
+      if (script !== undefined) return script
+      throw new ShoalError(
+        'conflict',
+        'the embedded engine trains this run: leave it and join it again with --trainer outside',
+      )
+    },
     invite: (id) => formatRunLink({ id: runs.get(id).id, peers: network.addresses().slice(0, 4) }),
     checkpoints: (id) => runs.get(id).view().checkpoints,
     exportCheckpoint: (id, cid) => exportCheckpoint(runs.get(id), cid, blobs),
@@ -148,6 +197,7 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
 
 interface Services {
   runs: RunCollection
+  blobExchange: BlobExchange
   stopServing: (() => void | Promise<void>)[]
 }
 
@@ -158,6 +208,7 @@ function composeServices(
 ): Services {
   const { network, records, blobs, references, engine, clock, metrics } = options
   const { logger = silentLogger, random = seededRandom(crypto.randomUUID()) } = options
+  const { trainerSilentMs } = options
   const { rpc, identity } = network
   const blobExchange = createBlobExchange({ rpc, store: blobs, clock, metrics })
   const exchanges = createExchangeService({ rpc, clock, metrics })
@@ -166,11 +217,12 @@ function composeServices(
   const services = { network, engine, blobExchange, exchanges, states }
   const freshSeed = options.freshSeed ?? (() => crypto.randomUUID())
   const runs = createRunCollection(
-    { ...stores, ...services, clock, logger, metrics, emit },
+    { ...stores, ...services, clock, logger, metrics, emit, trainerSilentMs },
     freshSeed,
   )
   return {
     runs,
+    blobExchange,
     stopServing: [
       serveDirectory(network, () => runs.views()),
       serveSnapshots(rpc, (id) => runs.find(id)),
@@ -179,6 +231,15 @@ function composeServices(
       () => states.close(),
     ],
   }
+}
+
+async function startingPoint(
+  { model, from = '' }: RunSpec,
+  files: ModelFiles | undefined,
+  deps: CheckpointDependencies,
+): Promise<StartingPoint> {
+  if (files !== undefined) return startFromFiles(model.kind, files)
+  return startFromCheckpoint(parseCid(from), deps)
 }
 
 async function listRuns(

@@ -3,7 +3,9 @@ import { isAbsolute } from 'node:path'
 import type { z } from 'zod'
 import { ShoalError } from '../../src/errors.ts'
 import type { ShoalNode } from '../../src/node.ts'
+import type { ModelFiles } from '../../src/run/starting-point.ts'
 import { readTextFiles } from '../data.ts'
+import { isCid, readModelFiles } from '../model-files.ts'
 import { VERSION } from '../version.ts'
 import { writeCheckpointFolder } from './checkpoint-folder.ts'
 import { parseInput } from '../validation.ts'
@@ -48,13 +50,13 @@ export function createHandlers(options: HandlerOptions): Record<CallId, Handler>
     runs: handler(ROUTES.runs, async ({ discover }, { signal }) => ({
       runs: await node.listRuns({ discover, signal }),
     })),
-    createRun: handler(ROUTES.createRun, async ({ spec }, { signal }) =>
-      node.createRun(spec, await readOwnText(spec.data, signal)),
-    ),
-    joinRun: handler(ROUTES.joinRun, async ({ run, data }, { signal }) => {
-      const text = data === undefined ? undefined : await readOwnText(data, signal)
-      return node.joinRun(run, text === undefined ? { signal } : { signal, text })
+    createRun: handler(ROUTES.createRun, async ({ spec, trainer }, { signal }) => {
+      const text = await readOwnText(spec.data, signal)
+      return node.createRun(spec, text, { trainer, from: await readStart(spec.from, signal) })
     }),
+    joinRun: handler(ROUTES.joinRun, async ({ run, data, trainer }, { signal }) =>
+      node.joinRun(run, { signal, trainer, text: await readOwnText(data, signal) }),
+    ),
     showRun: handler(ROUTES.showRun, ({ run }) => node.run(run)),
     leaveRun: handler(ROUTES.leaveRun, async ({ run }) => {
       await node.leaveRun(run)
@@ -94,9 +96,28 @@ function handler<I extends z.ZodObject, O extends z.ZodType>(
 }
 
 /** A relative path would mean the daemon's working folder, which no caller has in mind. */
-async function readOwnText(path: string, signal: AbortSignal): Promise<Uint8Array> {
+async function readOwnText(
+  path: string | undefined,
+  signal: AbortSignal,
+): Promise<Uint8Array | undefined> {
+  if (path === undefined) return undefined
   if (!isAbsolute(path)) {
     throw new ShoalError('data_unreadable', `${path} is a relative path: give an absolute one`)
   }
   return await readTextFiles(path, { signal })
+}
+
+/** Undefined for a CID, which the node itself can follow. */
+async function readStart(
+  from: string | undefined,
+  signal: AbortSignal,
+): Promise<ModelFiles | undefined> {
+  if (from === undefined || isCid(from)) return undefined
+  if (!isAbsolute(from)) {
+    throw new ShoalError(
+      'folder_invalid',
+      `${from} is neither a CID nor an absolute path: give one of them`,
+    )
+  }
+  return await readModelFiles(from, signal)
 }

@@ -10,6 +10,7 @@ import { DEADLINES } from '../../src/limits.ts'
 import type { Link } from '../../src/net/network.ts'
 import type { NodeStatus } from '../../src/node.ts'
 import { runSpecSchema } from '../../src/run/manifest.ts'
+import { TRAINER_KINDS } from '../../src/run/trainer.ts'
 import {
   checkpointViewSchema,
   runEventSchema,
@@ -61,6 +62,8 @@ const boardSchema = z.object({ board: z.record(z.string(), boardValueSchema) })
 const none = z.strictObject({})
 const oneRun = z.strictObject({ run: z.string().min(1).max(128) })
 const path = z.string().min(1).max(4096)
+/** Default: the embedded engine where it knows the model. */
+const trainer = z.enum(TRAINER_KINDS).optional()
 /** Query strings know no booleans. */
 const querySwitch = z.union([
   z.boolean(),
@@ -114,7 +117,7 @@ export const ROUTES = {
     method: 'POST',
     path: '/v1/runs',
     summary: 'Creates a run from a spec whose data is an absolute path on this machine.',
-    input: z.strictObject({ spec: runSpecSchema }),
+    input: z.strictObject({ spec: runSpecSchema, trainer }),
     output: runViewSchema,
     deadlineMs: DEADLINES.apiLongMs,
     invalid: 'spec_invalid',
@@ -124,7 +127,11 @@ export const ROUTES = {
     path: '/v1/runs/join',
     summary:
       'Takes part in a run named by its id or `shoal:` link, with own data where it shares none.',
-    input: z.strictObject({ run: z.string().min(1).max(4096), data: path.optional() }),
+    input: z.strictObject({
+      run: z.string().min(1).max(4096),
+      data: path.optional(),
+      trainer,
+    }),
     output: runViewSchema,
     deadlineMs: DEADLINES.apiLongMs,
   },

@@ -1,15 +1,14 @@
 /** Reads a model folder as `checkpoint export` writes it. */
 import { createReadStream } from 'node:fs'
-import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createTokenizer } from '../../src/data/tokenizer.ts'
 import type { Tokenizer } from '../../src/data/tokenizer.ts'
 import { ShoalError, messageOf } from '../../src/errors.ts'
-import { LIMITS } from '../../src/limits.ts'
 import { gptSchema } from '../../src/model/gpt.ts'
 import { importModel } from '../../src/run/exported-model.ts'
 import type { ModelSpec } from '../../src/run/manifest.ts'
 import { readSafetensors } from '../../src/tensor/safetensors.ts'
+import { readSmallFile } from '../model-files.ts'
 
 export interface ModelFolder {
   model: ModelSpec
@@ -37,18 +36,4 @@ export async function readModelFolder(folder: string): Promise<ModelFolder> {
     const remedy = 'export the checkpoint again'
     throw new ShoalError('folder_invalid', `${path}: ${messageOf(cause)}; ${remedy}`, { cause })
   }
-}
-
-/** Undefined when it is not there. */
-async function readSmallFile(folder: string, name: string): Promise<string | undefined> {
-  const path = join(folder, name)
-  try {
-    const { size } = await stat(path)
-    if (size <= LIMITS.manifestBytes) return await readFile(path, 'utf8')
-  } catch (cause) {
-    const code = cause instanceof Error && 'code' in cause ? cause.code : undefined
-    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined
-    throw new ShoalError('folder_invalid', `${path} cannot be read: ${messageOf(cause)}`, { cause })
-  }
-  throw new ShoalError('folder_invalid', `${path} is too large to be of a Shoal checkpoint`)
 }

@@ -2,6 +2,7 @@
 import { resolve } from 'node:path'
 import { systemClock } from '../../src/clock.ts'
 import { ShoalError, isFaultCode } from '../../src/errors.ts'
+import { TRAINER_KINDS, type TrainerKind } from '../../src/run/trainer.ts'
 import type { RunView } from '../../src/run/view.ts'
 import { ROUTES } from '../api/routes.ts'
 import { createStatusBlock } from '../progress.ts'
@@ -15,6 +16,10 @@ import { readSpec } from './spec.ts'
 const WATCH_INTERVAL_MS = 500
 
 const watchOption = { flags: '--watch', summary: 'follow until it ends; Ctrl-C stops watching' }
+const trainerOption = {
+  flags: '--trainer <kind>',
+  summary: 'embedded (default) or outside: a script does the inner steps',
+}
 const dataOption = { flags: '--data <path>', summary: 'text file or folder to train on' }
 
 export const RUN_COMMANDS: readonly Command[] = [
@@ -23,12 +28,13 @@ export const RUN_COMMANDS: readonly Command[] = [
     arguments: '<spec>',
     summary: 'create a run from a spec (TOML or JSON) and take part in it',
     examples: ['run create moby.toml', 'run create moby.toml --data moby.txt --watch'],
-    options: [dataOption, watchOption],
+    options: [dataOption, trainerOption, watchOption],
     async run(session) {
       const { cwd, signal } = session.terminal
       const data = session.text('data')
       const spec = await readSpec(session.argument(0) ?? '', { cwd, data })
-      const view = await session.daemon().call(ROUTES.createRun, { spec }, { signal })
+      const input = { spec, trainer: trainerOf(session) }
+      const view = await session.daemon().call(ROUTES.createRun, input, { signal })
       await report(session, view, [
         `created run ${view.name}: ${integer(view.parameters)} parameters, ${view.outerSteps} outer steps`,
         view.id,
@@ -70,12 +76,13 @@ export const RUN_COMMANDS: readonly Command[] = [
     arguments: '<id-or-link>',
     summary: 'take part in a run, by its id or shoal: link',
     examples: ['run join shoal:bafyrei…?peer=/ip4/…', 'run join bafyrei… --data my-text/ --watch'],
-    options: [dataOption, watchOption],
+    options: [dataOption, trainerOption, watchOption],
     async run(session) {
       const { cwd, signal } = session.terminal
       const data = session.text('data')
       const input = {
         run: session.argument(0) ?? '',
+        trainer: trainerOf(session),
         ...(data !== undefined && { data: resolve(cwd, data) }),
       }
       session.note('looking for peers that have the run…')
@@ -121,6 +128,13 @@ export const RUN_COMMANDS: readonly Command[] = [
     },
   },
 ]
+
+function trainerOf(session: Session): TrainerKind | undefined {
+  const given = session.text('trainer')
+  const kind = TRAINER_KINDS.find((known) => known === given)
+  if (given === undefined || kind !== undefined) return kind
+  throw new ShoalError('usage', `--trainer is ${TRAINER_KINDS.join(' or ')}, not '${given}'`)
+}
 
 /** The result of a command about one run; with `--watch` everything that follows too. */
 async function report(session: Session, view: RunView, lines: readonly string[]): Promise<void> {

@@ -6,11 +6,12 @@ import { LIMITS } from '../../src/limits.ts'
 import { runSpecSchema } from '../../src/run/manifest.ts'
 import type { RunSpec } from '../../src/run/manifest.ts'
 import { parseTomlText } from '../config.ts'
+import { isCid } from '../model-files.ts'
 import { parseInput } from '../validation.ts'
 
 /**
- * The spec at `path` with an absolute data path: `data` (relative to `cwd`) when given, else the spec's own
- * (relative to the spec). Throws `spec_invalid` naming file and field.
+ * The spec at `path` with absolute paths: `data` (relative to `cwd`) when given, else the spec's own (relative to the
+ * spec), as is what it starts `from`, unless that is a CID. Throws `spec_invalid` naming file and field.
  */
 export async function readSpec(
   path: string,
@@ -23,7 +24,12 @@ export async function readSpec(
     : parseTomlText(text, path, 'spec_invalid')
   const data = options.data === undefined ? undefined : { data: resolve(options.cwd, options.data) }
   const spec = parseInput(runSpecSchema, withData(value, data), 'spec_invalid', path)
-  return { ...spec, data: resolve(dirname(file), spec.data) }
+  const absolute = (named: string): string => resolve(dirname(file), named)
+  return {
+    ...spec,
+    ...(spec.data !== undefined && { data: absolute(spec.data) }),
+    ...(spec.from !== undefined && { from: isCid(spec.from) ? spec.from : absolute(spec.from) }),
+  }
 }
 
 function withData(value: unknown, data: { data: string } | undefined): unknown {

@@ -21,7 +21,7 @@ export async function commitState(
   const optimizer = await run.trainer.exportOptimizer()
   const isFinal = options.final === true
   const isCheckpoint = isFinal || progress.outerStep % manifest.limits.checkpointEvery === 0
-  if (isCheckpoint) {
+  if (isCheckpoint && run.trainer.evaluate !== undefined) {
     const { loss } = await run.trainer.evaluate({
       parameters: outer.parameters,
       batches: VALIDATION_BATCHES,
@@ -63,6 +63,8 @@ async function storeState(
     ...vectors,
     checkpoints: progress.checkpoints,
     finished: isFinal,
+    round: progress.round,
+    consensusDistance: progress.consensusDistance,
   }
   if (isCheckpoint) {
     const kept = await publishCheckpoint(run, state, isFinal)

@@ -7,7 +7,6 @@
 import { utf8ToBytes } from '@noble/hashes/utils.js'
 import { z } from 'zod'
 import { ShoalError } from '../errors.ts'
-import { gptSchema } from '../model/gpt.ts'
 import { writeSafetensors } from '../tensor/safetensors.ts'
 import {
   modelSpecSchema,
@@ -16,6 +15,7 @@ import {
   type ModelSpec,
   type TokenizerSpec,
 } from './manifest.ts'
+import { modelSchema } from './model-schema.ts'
 
 /** A file of the folder; its content is made while it is read. */
 export interface ExportedFile {
@@ -35,14 +35,14 @@ export function exportModel(
   parameters: Float32Array,
   from: ExportedFrom,
 ): ExportedFile[] {
-  const { tokenizer } = manifest.data
-  const tensors = writeSafetensors(gptSchema(manifest.model), parameters, { format: 'pt' })
+  const tensors = writeSafetensors(modelSchema(manifest.model), parameters, { format: 'pt' })
+  const tokenizer = manifest.data?.tokenizer
   const files: ExportedFile[] = [
     textFile('config.json', json(configOf(manifest, from))),
     { name: 'model.safetensors', ...tensors },
     textFile('README.md', cardOf(manifest, from)),
   ]
-  if (tokenizer.kind === 'char')
+  if (tokenizer?.kind === 'char')
     files.push(textFile('tokenizer.json', json(tokenizerFileOf(tokenizer.vocabulary))))
   return files
 }
@@ -104,6 +104,7 @@ export function importModel(
 }
 
 function configOf({ model, data, name }: Manifest, from: ExportedFrom): Record<string, unknown> {
+  if (model.kind === 'external') return { model_type: 'external', shoal: { name, ...from } }
   return {
     architectures: ['ShoalGpt'],
     model_type: 'shoal-gpt',
@@ -115,7 +116,7 @@ function configOf({ model, data, name }: Manifest, from: ExportedFrom): Record<s
     activation_function: model.activation,
     tie_word_embeddings: true,
     torch_dtype: 'float32',
-    tokenizer_kind: data.tokenizer.kind,
+    tokenizer_kind: data?.tokenizer.kind,
     shoal: { name, ...from },
   }
 }
@@ -144,18 +145,25 @@ function tokenizerFileOf(vocabulary: readonly string[]): Record<string, unknown>
 }
 
 function cardOf({ name, model }: Manifest, { run, checkpoint, outerStep }: ExportedFrom): string {
+  const isExternal = model.kind === 'external'
+  const what = isExternal
+    ? `A model of ${model.tensors.length} tensors that its trainers know`
+    : `A character or byte level GPT (${model.layers} layers, ${model.heads} heads, width ${model.embedding}, context ${model.context})`
+  const use = isExternal
+    ? '`config.json` of the model itself is not part of this folder: it stays with its trainers.'
+    : 'Continue a text with it: `shoal sample . --prompt "…"`'
   return `---
 library_name: shoal
 ---
 # ${name}
 
-A character or byte level GPT (${model.layers} layers, ${model.heads} heads, width ${model.embedding}, context ${model.context}),
+${what},
 trained by a Shoal swarm.
 
 - run: \`${run}\`
 - checkpoint: \`${checkpoint}\` after ${outerStep} outer steps
 
-Continue a text with it: \`shoal sample . --prompt "…"\`
+${use}
 `
 }
 

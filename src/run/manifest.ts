@@ -7,6 +7,7 @@
 import { z } from 'zod'
 import { CODEC_IDS, DENSE_CODEC_IDS, isSparse, SPARSE_CODEC_IDS } from '../codec/codec.ts'
 import { LIMITS } from '../limits.ts'
+import { TENSOR_NAME } from '../tensor/safetensors.ts'
 
 const count = (max: number) => z.number().int().min(1).max(max)
 const cidText = z.string().min(8).max(128)
@@ -23,6 +24,21 @@ export const modelSpecSchema = z.strictObject({
   activation: z.enum(['relu-squared', 'gelu']).default('relu-squared'),
 })
 export type ModelSpec = z.infer<typeof modelSpecSchema>
+
+/** A model that only its trainers know: its tensors in the order of the flat vector. */
+export const externalModelSchema = z.strictObject({
+  kind: z.literal('external'),
+  tensors: z
+    .array(
+      z.strictObject({
+        name: z.string().regex(TENSOR_NAME),
+        shape: z.array(count(LIMITS.parameters)).max(8),
+      }),
+    )
+    .min(1)
+    .max(LIMITS.tensors),
+})
+export type ExternalModel = z.infer<typeof externalModelSchema>
 
 export const innerOptimizerSchema = z.strictObject({
   kind: z.literal('adamw').default('adamw'),
@@ -151,6 +167,14 @@ export type RoundLimits = z.infer<typeof roundLimitsSchema>
 
 export const MANIFEST_VERSION = 1
 
+const dataSchema = z.strictObject({
+  tokenizer: tokenizerSchema,
+  /** The text itself, when peers may fetch it; null when each peer brings its own. */
+  text: chunkedSchema.nullable(),
+  /** Share of the text's tail held out for validation. */
+  validationFraction: z.number().min(0.001).max(0.5),
+})
+
 export const manifestSchema = z
   .strictObject({
     version: z.literal(MANIFEST_VERSION),
@@ -161,18 +185,13 @@ export const manifestSchema = z
       .regex(/^[\w .:/-]+$/, 'letters, digits, space and . : / - _ only'),
     /** Whether peers list the run in the public directory. */
     public: z.boolean(),
-    model: modelSpecSchema,
+    model: z.discriminatedUnion('kind', [modelSpecSchema, externalModelSchema]),
     /** Hash of names and shapes (see `schemaHash`), checked before parameters are averaged. */
     schemaHash: z.string().length(64),
     /** fp32 little-endian initial parameters. */
     initial: chunkedSchema,
-    data: z.strictObject({
-      tokenizer: tokenizerSchema,
-      /** The text itself, when peers may fetch it; null when each peer brings its own. */
-      text: chunkedSchema.nullable(),
-      /** Share of the text's tail held out for validation. */
-      validationFraction: z.number().min(0.001).max(0.5),
-    }),
+    /** Null for an external model: its trainers bring their own. */
+    data: dataSchema.nullable(),
     batchSequences: count(4096),
     innerSteps: count(100_000),
     outerSteps: count(10_000_000),
@@ -185,6 +204,10 @@ export const manifestSchema = z
     seed: z.string().min(1).max(128),
   })
   .superRefine(refuseFailing)
+  .refine(({ model, data }) => (model.kind === 'gpt') === (data !== null), {
+    path: ['data'],
+    error: 'a gpt has data, an external model has none',
+  })
 export type Manifest = z.infer<typeof manifestSchema>
 
 /**
@@ -203,26 +226,79 @@ export function withPublishedDefaults(averaging: unknown): unknown {
   }
 }
 
+/** A fresh model where the spec says nothing else. */
+const FRESH_MODEL = {
+  layers: 4,
+  heads: 4,
+  embedding: 128,
+  context: 64,
+  activation: 'relu-squared',
+} as const
+
+const { layers, heads, embedding, context, activation } = modelSpecSchema.shape
+const modelInputSchema = z.strictObject({
+  /** `external`: only outside trainers know the model; the spec says with `from` what it starts from. */
+  kind: z.enum(['gpt', 'external']).default('gpt'),
+  layers: layers.optional().meta({ default: FRESH_MODEL.layers }),
+  heads: heads.optional().meta({ default: FRESH_MODEL.heads }),
+  embedding: embedding.optional().meta({ default: FRESH_MODEL.embedding }),
+  context: context.optional().meta({ default: FRESH_MODEL.context }),
+  activation: activation.unwrap().optional().meta({ default: FRESH_MODEL.activation }),
+})
+
+/** The model of a spec that starts afresh. */
+export function freshModel({ model }: Pick<RunSpec, 'model'>, vocabulary: number): ModelSpec {
+  return modelSpecSchema.parse({ ...FRESH_MODEL, ...model, kind: 'gpt', vocabulary })
+}
+
+/** What belongs to a spec's kind of model must be there, what comes from elsewhere must not. */
+function checkSources(
+  spec: {
+    model: z.output<typeof modelInputSchema>
+    data?: string | undefined
+    from?: string | undefined
+    tokenizer?: string | undefined
+  },
+  check: z.RefinementCtx,
+): void {
+  const issue = (field: string, message: string): void =>
+    check.addIssue({ code: 'custom', path: field.split('.'), message })
+  const { kind, ...sizes } = spec.model
+  const isExternal = kind === 'external'
+  const origin = isExternal ? 'an external model' : '`from`'
+  if (isExternal && spec.from === undefined) {
+    issue('from', 'is missing: name the safetensors file that an external model starts from')
+  }
+  if (!isExternal && spec.data === undefined) {
+    issue('data', 'is missing: name the text file or folder to train on')
+  }
+  if (isExternal && spec.data !== undefined) {
+    issue('data', 'an external model has no data here: its trainers bring their own')
+  }
+  if (!isExternal && spec.from === undefined) return
+  if (spec.tokenizer !== undefined) issue('tokenizer', `comes with ${origin}: leave it out`)
+  const size = Object.entries(sizes).find(([, value]) => value !== undefined)?.[0]
+  if (size !== undefined) issue(`model.${size}`, `comes with ${origin}: leave it out`)
+}
+
 /** What a user writes to create a run (TOML or JSON): everything has a default but the data. */
 export const runSpecSchema = z
   .strictObject({
     name: manifestSchema.shape.name.default('unnamed'),
     public: z.boolean().default(true),
     /** A text file or folder, relative to the spec. */
-    data: z.string().min(1),
+    data: z.string().min(1).optional(),
+    /**
+     * What to start from instead of fresh weights: the folder of an exported model, the CID of a checkpoint, or, for an
+     * external model, also a safetensors file or its CID.
+     */
+    from: z.string().min(1).max(4096).optional(),
     /** Whether peers may fetch the text from this node; false: each brings its own. */
     shareData: z.boolean().default(true),
-    tokenizer: z.enum(['char', 'byte']).default('char'),
-    validationFraction: manifestSchema.shape.data.shape.validationFraction.default(0.05),
-    model: z
-      .strictObject({
-        layers: modelSpecSchema.shape.layers.default(4),
-        heads: modelSpecSchema.shape.heads.default(4),
-        embedding: modelSpecSchema.shape.embedding.default(128),
-        context: modelSpecSchema.shape.context.default(64),
-        activation: modelSpecSchema.shape.activation,
-      })
-      .prefault({}),
+    /** `char` when left out, or that of the model in `from`. */
+    tokenizer: z.enum(['char', 'byte']).optional(),
+    validationFraction: dataSchema.shape.validationFraction.default(0.05),
+    model: modelInputSchema.prefault({}),
     batchSequences: manifestSchema.shape.batchSequences.default(12),
     innerSteps: manifestSchema.shape.innerSteps.default(20),
     outerSteps: manifestSchema.shape.outerSteps.default(50),
@@ -234,5 +310,6 @@ export const runSpecSchema = z
     seed: manifestSchema.shape.seed.optional(),
   })
   .superRefine(refuseFailing)
+  .superRefine(checkSources)
 export type RunSpec = z.infer<typeof runSpecSchema>
 export type RunSpecInput = z.input<typeof runSpecSchema>

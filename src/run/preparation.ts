@@ -6,10 +6,10 @@ import { parseCid } from '../store/content.ts'
 import { catchUp, donors } from './catch-up.ts'
 import type { Chunked } from './manifest.ts'
 import { initialOuterState } from './outer-update.ts'
-import { publishRecord, type ReadyRun, type RunContext } from './run-context.ts'
+import { committedRound, publishRecord, type ReadyRun, type RunContext } from './run-context.ts'
 import type { RunVectors, StoredState } from './run-store.ts'
 import { VALIDATION_BATCHES } from './commit.ts'
-import type { TrainerSpec } from './trainer.ts'
+import type { Engine, RunTrainer, Trainer, TrainerSpec } from './trainer.ts'
 import { isVectorOf, loadBytes, loadVector } from './vector-blobs.ts'
 
 /** Brings everything here that training needs. `sources` are peers that know the run. */
@@ -20,20 +20,43 @@ export async function prepareRun(
 ): Promise<ReadyRun> {
   await publishRecord(run)
   for (const peer of sources()) await run.state.sync(peer, signal).catch(() => {})
+  const spec = await trainerSpec(run, sources, signal)
+  const stored = await run.store.load()
+  const vectors = await startingVectors(run, stored, sources, signal)
+  const { optimizer, ...outer } = vectors
+  const trainer = await openTrainer(run, spec, outer.parameters)
+  if (optimizer.length > 0) await trainer.importOptimizer(optimizer)
+  if (run.progress.lossStart === null && trainer.evaluate !== undefined) {
+    const { parameters } = outer
+    const { loss } = await trainer.evaluate({ parameters, batches: VALIDATION_BATCHES, signal })
+    run.progress.lossStart = loss
+    run.progress.validationLoss = loss
+  }
+  return Object.assign(run, { trainer, outer })
+}
+
+/** What the embedded engine needs; undefined for a model or a text that only an outside trainer has. */
+async function trainerSpec(
+  run: RunContext,
+  sources: () => string[],
+  signal: AbortSignal,
+): Promise<TrainerSpec | undefined> {
+  const { manifest } = run
+  const { model, data } = manifest
+  if (model.kind === 'external' || data === null) return undefined
+  const text = await loadText(run, data.text, sources, signal)
+  if (text === undefined) return undefined
   const dataset = await createDataset(
-    await loadText(run, sources, signal),
+    text,
     {
-      tokenizer: createTokenizer(run.manifest.data.tokenizer),
-      validationFraction: run.manifest.data.validationFraction,
-      context: run.manifest.model.context,
+      tokenizer: createTokenizer(data.tokenizer),
+      validationFraction: data.validationFraction,
+      context: model.context,
     },
     { clock: run.clock, signal },
   )
-  const stored = await run.store.load()
-  const vectors = await startingVectors(run, stored, sources, signal)
-  const { manifest } = run
-  const spec: TrainerSpec = {
-    model: manifest.model,
+  return {
+    model,
     batchSequences: manifest.batchSequences,
     inner: manifest.inner,
     innerSteps: manifest.innerSteps,
@@ -42,7 +65,22 @@ export async function prepareRun(
     streams: [run.self],
     seed: run.id,
   }
-  const trainer = await run.engine.open(spec, vectors.parameters)
+}
+
+async function openTrainer(
+  run: RunContext,
+  spec: TrainerSpec | undefined,
+  parameters: Float32Array,
+): Promise<RunTrainer> {
+  const { outside, engine, progress } = run
+  if (outside !== undefined) {
+    const evaluate = spec === undefined ? undefined : engineEvaluation(engine, spec)
+    const { outerStep } = progress
+    await outside.begin({ outerStep, parameters }, { evaluate, round: committedRound(progress) })
+    return outside
+  }
+  if (spec === undefined) throw noData()
+  const trainer = await engine.open(spec, parameters)
   if (trainer.schema.size !== run.elements) {
     await trainer.close()
     throw new ShoalError(
@@ -50,31 +88,42 @@ export async function prepareRun(
       'the engine lays the model out in another way than the manifest says',
     )
   }
-  const { optimizer, ...outer } = vectors
-  if (optimizer.length > 0) await trainer.importOptimizer(optimizer)
-  if (run.progress.lossStart === null) {
-    const { loss } = await trainer.evaluate({ batches: VALIDATION_BATCHES, signal })
-    run.progress.lossStart = loss
-    run.progress.validationLoss = loss
-  }
-  return Object.assign(run, { trainer, outer })
+  return trainer
 }
 
+/** The engine's memory is held for the evaluation only: between two of them the machine is the outside trainer's. */
+function engineEvaluation(engine: Engine, spec: TrainerSpec): Trainer['evaluate'] {
+  return async ({ parameters, ...options } = {}) => {
+    if (parameters === undefined) throw new ShoalError('internal', 'nothing to evaluate')
+    const trainer = await engine.open(spec, parameters)
+    try {
+      return await trainer.evaluate(options)
+    } finally {
+      await trainer.close()
+    }
+  }
+}
+
+/** This peer's own text, else the shared one; undefined when there is neither. */
 async function loadText(
   run: RunContext,
+  shared: Chunked | null,
   sources: () => string[],
   signal: AbortSignal,
-): Promise<Uint8Array> {
-  const own = (await run.store.membership())?.text
-  const text = own ?? run.manifest.data.text
-  if (text === null || text === undefined) {
-    throw new ShoalError(
-      'data_unusable',
-      'this run shares no data: join it with your own text (--data PATH)',
-    )
-  }
-  if (own === null || own === undefined) await fetchChunked(run, text, sources, signal)
-  return loadBytes(text, run.blobs)
+): Promise<Uint8Array | undefined> {
+  const own = (await run.store.membership())?.text ?? null
+  if (own !== null) return loadBytes(own, run.blobs)
+  if (shared === null) return undefined
+  await fetchChunked(run, shared, sources, signal)
+  return loadBytes(shared, run.blobs)
+}
+
+/** Of a peer that is to train without a text. */
+export function noData(): ShoalError {
+  return new ShoalError(
+    'data_unusable',
+    'this run shares no data: join it with your own text (--data PATH)',
+  )
 }
 
 async function fetchChunked(
@@ -137,6 +186,8 @@ function restoreProgress(run: RunContext, stored: StoredState): void {
   progress.validationLoss = stored.validationLoss
   progress.rounds = { ...stored.rounds }
   progress.checkpoints = stored.checkpoints
+  progress.round = stored.round
+  progress.consensusDistance = stored.consensusDistance
   progress.bytesSentBefore = stored.bytesSent
   progress.bytesReceivedBefore = stored.bytesReceived
   run.committed = stored

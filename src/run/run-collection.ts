@@ -4,21 +4,28 @@ import { asFault, ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import { directoryCid } from './directory.ts'
 import type { Manifest, RunSpec } from './manifest.ts'
-import { createManifest } from './run-creation.ts'
+import { noData } from './preparation.ts'
+import { createManifest, type RunSources } from './run-creation.ts'
 import { decodeManifest, parseRunId, parseRunLink, type RunLink } from './run-id.ts'
 import { storedRuns, type Membership } from './run-store.ts'
 import { openRun, type Run, type RunDependencies } from './run.ts'
+import type { TrainerKind } from './trainer.ts'
 import { storeBytes } from './vector-blobs.ts'
 import type { RunView } from './view.ts'
 
-export interface JoinOptions {
+export interface TrainerOptions {
+  /** Who does the inner steps; default the embedded engine where it knows the model. */
+  trainer?: TrainerKind | undefined
+}
+
+export interface JoinOptions extends TrainerOptions {
   /** This peer's own data, compulsory when the manifest shares none. */
   text?: Uint8Array | undefined
   signal?: AbortSignal | undefined
 }
 
 export interface RunCollection {
-  create(spec: RunSpec, text: Uint8Array): Promise<RunView>
+  create(spec: RunSpec, sources: RunSources, options?: TrainerOptions): Promise<RunView>
   join(idOrLink: string, options?: JoinOptions): Promise<RunView>
   leave(id: string): Promise<void>
   /** Throws `run_unknown`. */
@@ -50,29 +57,25 @@ export function createRunCollection(deps: RunDependencies, freshSeed: () => stri
     get,
     find: (id) => runs.get(id),
     views: () => [...runs.values()].map((run) => run.view()),
-    async create(spec, text) {
+    async create(spec, sources, options = {}) {
+      const trainer = trainerFor(spec.model.kind, options.trainer)
       const creator = { peer: network.peerId, seed: freshSeed() }
-      const created = await createManifest(spec, text, creator, { blobs, clock })
-      return start(runs, deps, {
-        ...created,
-        sources: [],
-        membership: { version: 1, text: created.text },
-      })
+      const created = await createManifest(spec, sources, creator, { blobs, clock })
+      const membership = { version: 1, text: created.text, trainer } as const
+      return start(runs, deps, { ...created, sources: [], membership })
     },
-    async join(idOrLink, { text, signal } = {}) {
+    async join(idOrLink, { text, signal, ...options } = {}) {
       const link = parseRunLink(idOrLink)
       const present = runs.get(link.id)
       if (present !== undefined) return present.view()
       const either = signal === undefined ? ending.signal : AbortSignal.any([ending.signal, signal])
       const found = await findManifest(link, deps, either)
-      if (text === undefined && found.manifest.data.text === null) {
-        throw new ShoalError(
-          'data_unusable',
-          'this run shares no data: join it with your own text (--data PATH)',
-        )
-      }
+      const trainer = trainerFor(found.manifest.model.kind, options.trainer)
+      const isShared = found.manifest.data?.text !== null
+      if (text === undefined && !isShared && trainer === 'embedded') throw noData()
       const own = text === undefined ? null : await storeBytes(text, blobs)
-      return start(runs, deps, { ...found, id: link.id, membership: { version: 1, text: own } })
+      const membership = { version: 1, text: own, trainer } as const
+      return start(runs, deps, { ...found, id: link.id, membership })
     },
     async leave(id) {
       const run = get(id)
@@ -87,6 +90,18 @@ export function createRunCollection(deps: RunDependencies, freshSeed: () => stri
       await Promise.allSettled([...runs.values()].map((run) => run.stop()))
     },
   }
+}
+
+function trainerFor(
+  model: Manifest['model']['kind'],
+  wanted: TrainerKind | undefined,
+): TrainerKind {
+  if (model === 'gpt') return wanted ?? 'embedded'
+  if (wanted !== 'embedded') return 'outside'
+  throw new ShoalError(
+    'spec_invalid',
+    'the embedded engine does not know an external model: use the outside trainer (--trainer outside)',
+  )
 }
 
 interface StartInput {

@@ -8,11 +8,13 @@ import type { PeerRecord } from '../state/record.ts'
 import type { SharedState } from '../state/shared-state.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { OuterState } from '../optim/outer.ts'
+import type { Schema } from '../tensor/schema.ts'
 import type { Exchange } from './exchange.ts'
 import type { Manifest } from './manifest.ts'
 import type { Membership } from './membership.ts'
 import type { KeptCheckpoint, RunStore, StoredState } from './run-store.ts'
-import type { Engine, Trainer } from './trainer.ts'
+import type { CommittedRound, OutsideTrainer } from './outside-trainer.ts'
+import type { Engine, RunTrainer } from './trainer.ts'
 import type { RoundView, RunEvent, RunView } from './view.ts'
 
 export interface RunPorts {
@@ -51,6 +53,7 @@ export interface RunContext extends RunPorts {
   readonly id: string
   readonly self: string
   readonly manifest: Manifest
+  readonly schema: Schema
   /** Elements of the flat vector. */
   readonly elements: number
   readonly store: RunStore
@@ -61,14 +64,16 @@ export interface RunContext extends RunPorts {
   /** The commit under way; parameters must not change before it is done. */
   commit: Promise<void>
   /** Open once the run is ready. */
-  trainer: Trainer | undefined
+  trainer: RunTrainer | undefined
+  /** Where an outside process trains this run; then it is the trainer. */
+  readonly outside: OutsideTrainer | undefined
   /** The last committed state: what a late joiner is given. */
   committed: StoredState | undefined
 }
 
 /** A run whose weights are here and whose trainer is open. */
 export interface ReadyRun extends RunContext {
-  trainer: Trainer
+  trainer: RunTrainer
   /** Changed in place by rounds. */
   readonly outer: OuterState
 }
@@ -94,6 +99,13 @@ export function initialProgress(): Progress {
   }
 }
 
+/** What an outside trainer is told of the newest round; null before the first. */
+export function committedRound({ round, consensusDistance }: Progress): CommittedRound | null {
+  if (round === null) return null
+  const { outerStep, outcome, partners } = round
+  return { outerStep, outcome, partners, consensusDistance }
+}
+
 export function bytesSent({ progress, exchange }: RunContext): number {
   return progress.bytesSentBefore + exchange.bytesSent()
 }
@@ -106,6 +118,7 @@ const RECORD_STATUS: Record<Progress['status'], PeerRecord['status']> = {
   fetching: 'joining',
   waiting: 'waiting',
   training: 'training',
+  silent: 'silent',
   paused: 'waiting',
   merging: 'merging',
   finished: 'finished',

@@ -15,7 +15,9 @@ import { decodeCbor, encodeCbor, parseCid } from '../store/content.ts'
 import type { RecordStore } from '../store/record-store.ts'
 import { chunkedSchema, type Manifest } from './manifest.ts'
 import { loadCheckpoint, checkpointChunks } from './checkpoint.ts'
+import { TRAINER_KINDS } from './trainer.ts'
 import { loadBytes, loadVector, storeBytes, storeVector } from './vector-blobs.ts'
+import { roundViewSchema } from './view.ts'
 
 const keptCheckpointSchema = z.strictObject({
   cid: z.string().max(128),
@@ -45,6 +47,9 @@ const stateSchema = z.strictObject({
   optimizer: chunkedSchema,
   checkpoints: z.array(keptCheckpointSchema).max(16),
   finished: z.boolean(),
+  /** The newest round, for an outside trainer that did not hear how it ended. */
+  round: roundViewSchema.nullable().default(null),
+  consensusDistance: z.number().nullable().default(null),
 })
 export type StoredState = z.infer<typeof stateSchema>
 
@@ -52,6 +57,7 @@ const membershipSchema = z.strictObject({
   version: z.literal(1),
   /** This peer's own text, when it brought one. */
   text: chunkedSchema.nullable(),
+  trainer: z.enum(TRAINER_KINDS).default('embedded'),
 })
 export type Membership = z.infer<typeof membershipSchema>
 
@@ -99,7 +105,7 @@ export function createRunStore(
     releases.push(release)
     return release
   }
-  retain([run, ...manifest.initial.chunks, ...(manifest.data.text?.chunks ?? [])])
+  retain([run, ...manifest.initial.chunks, ...(manifest.data?.text?.chunks ?? [])])
   let releaseState: (() => Promise<void>) | undefined
 
   return {

@@ -7,8 +7,8 @@
 import { ShoalError, asFault } from '../errors.ts'
 import type { BlobReferences } from '../store/blob-references.ts'
 import type { RecordStore } from '../store/record-store.ts'
-import type { BoardValue, StateService } from '../state/shared-state.ts'
-import { gptSchema } from '../model/gpt.ts'
+import type { BoardValue, Member, StateService } from '../state/shared-state.ts'
+import type { Schema } from '../tensor/schema.ts'
 import { catchUp, donors, majorityAgainst } from './catch-up.ts'
 import { commitState, snapshotOf } from './commit.ts'
 import type { ExchangeService } from './exchange.ts'
@@ -16,9 +16,16 @@ import type { Manifest } from './manifest.ts'
 import { createMembership } from './membership.ts'
 import { discoverMembers, watchMembers } from './members-discovery.ts'
 import { mergeReplicas } from './merge.ts'
+import { modelSchema } from './model-schema.ts'
 import { trainOuterStep } from './outer-step.ts'
+import {
+  createOutsideTrainer,
+  type OuterParameters,
+  type TrainingScript,
+} from './outside-trainer.ts'
 import { prepareRun, startingStep } from './preparation.ts'
 import {
+  committedRound,
   initialProgress,
   publishRecord,
   setStatus,
@@ -29,6 +36,7 @@ import {
 import { parseRunId } from './run-id.ts'
 import { createRunStore, type KeptCheckpoint, type Membership } from './run-store.ts'
 import { viewOf } from './run-view.ts'
+import { loadVector } from './vector-blobs.ts'
 import type { RunView } from './view.ts'
 
 /** How often the waits for peers and for the board look again, should no event wake them. */
@@ -39,7 +47,13 @@ const FAREWELL_MS = 2_000
 export interface Run {
   readonly id: string
   readonly manifest: Manifest
+  readonly schema: Schema
+  /** For the outside process that trains this run; undefined where the embedded engine does. */
+  readonly script: TrainingScript | undefined
   view(): RunView
+  members(): Member[]
+  /** The newest outer parameters. Throws `conflict` while there are none. */
+  parameters(signal: AbortSignal): Promise<OuterParameters>
   /** For peers that join late or fell behind. */
   snapshot(): Promise<KeptCheckpoint | undefined>
   writeBoard(key: string, value: BoardValue | undefined): Promise<void>
@@ -54,6 +68,8 @@ export interface RunDependencies extends RunPorts {
   references: BlobReferences
   exchanges: ExchangeService
   states: StateService
+  /** How long an outside trainer may be quiet; default `DEADLINES.trainerSilentMs`. */
+  trainerSilentMs?: number | undefined
 }
 
 export interface RunOptions {
@@ -69,9 +85,7 @@ export async function openRun(
   deps: RunDependencies,
   options: RunOptions,
 ): Promise<Run> {
-  const run = await createContext(id, manifest, deps)
-  await run.store.retainStored()
-  if (options.membership !== undefined) await run.store.setMembership(options.membership)
+  const run = await createContext(id, manifest, deps, options.membership)
   const ending = new AbortController()
   const { signal } = ending
   const unwatch = watchMembers(run)
@@ -88,6 +102,7 @@ export async function openRun(
     await Promise.allSettled([life, discovery])
     await run.commit.catch(() => {})
     await run.trainer?.close()
+    run.outside?.end(new ShoalError('aborted', 'the run was stopped on this node'))
     run.exchange.close()
     await run.state.close()
     run.store.close()
@@ -95,7 +110,11 @@ export async function openRun(
   return {
     id,
     manifest,
+    schema: run.schema,
+    script: run.outside?.script,
     view: () => viewOf(run),
+    members: () => run.state.members(),
+    parameters: (waiting) => run.outside?.script.parameters(waiting) ?? committedParameters(run),
     snapshot: () => snapshotOf(run, signal),
     writeBoard: (key, value) => run.state.writeBoard(key, value),
     stop,
@@ -115,8 +134,15 @@ async function createContext(
   id: string,
   manifest: Manifest,
   deps: RunDependencies,
+  given: Membership | undefined,
 ): Promise<RunContext> {
-  const { records, references, exchanges, states, ...ports } = deps
+  const { records, references, exchanges, states, trainerSilentMs, ...ports } = deps
+  const { clock, blobs } = ports
+  const schema = modelSchema(manifest.model)
+  const store = createRunStore(id, manifest, { records, blobs, references, clock })
+  await store.retainStored()
+  if (given !== undefined) await store.setMembership(given)
+  const isOutside = (given ?? (await store.membership()))?.trainer === 'outside'
   const progress = initialProgress()
   const state = await states.open(id, { admins: manifest.admins })
   const self = ports.network.peerId
@@ -125,19 +151,18 @@ async function createContext(
     id,
     self,
     manifest,
-    elements: gptSchema(manifest.model).size,
-    store: createRunStore(id, manifest, {
-      records,
-      blobs: ports.blobs,
-      references,
-      clock: ports.clock,
-    }),
+    schema,
+    elements: schema.size,
+    store,
     state,
     exchange: exchanges.open(id, () => progress.outerStep),
     membership: createMembership(self, state),
     progress,
     commit: Promise.resolve(),
     trainer: undefined,
+    outside: isOutside
+      ? createOutsideTrainer({ schema, clock, silentMs: trainerSilentMs })
+      : undefined,
     committed: undefined,
   }
 }
@@ -155,9 +180,11 @@ async function live(
     if (run.committed?.finished !== true) await finish(run, signal)
     setStatus(run, 'finished')
     await publishRecord(run)
+    run.outside?.end()
   } catch (thrown) {
     if (signal.aborted) return
     const fault = asFault(thrown)
+    context.outside?.end(fault)
     context.progress.error = { code: fault.code, message: fault.message }
     setStatus(context, 'failed')
     context.logger.error('run_failed', {
@@ -182,6 +209,30 @@ async function train(run: ReadyRun, signal: AbortSignal): Promise<void> {
     const outcome = await trainOuterStep(run, signal)
     if (outcome === 'stale') await resynchronize(run, donors(run), signal)
     else await resynchronize(run, majorityAgainst(run), signal)
+    await settleWithScript(run)
+  }
+}
+
+/** Tells an outside trainer how its step ended, once nothing can undo it. */
+async function settleWithScript({ outside, progress, commit }: ReadyRun): Promise<void> {
+  const round = committedRound(progress)
+  if (outside === undefined || round === null) return
+  await commit
+  outside.settle(progress.outerStep, round)
+}
+
+/** Of a run that the embedded engine trains: what was committed last. */
+async function committedParameters(run: RunContext): Promise<OuterParameters> {
+  const { committed, blobs, elements } = run
+  if (committed === undefined) {
+    throw new ShoalError('conflict', 'the run has no parameters here yet: wait until it trains')
+  }
+  const release = run.store.retain(committed.parameters.chunks)
+  try {
+    const parameters = await loadVector(committed.parameters, elements, blobs)
+    return { outerStep: committed.outerStep, parameters }
+  } finally {
+    await release()
   }
 }
 

@@ -42,6 +42,8 @@ export interface InnerStepsOptions {
   /** Stops after the current step, the first at the soonest, and resolves with what is done. */
   enough?: AbortSignal | undefined
   onProgress?: ((progress: InnerStepsProgress) => void) | undefined
+  /** Of an outside trainer: it was not heard for a while, or is heard again. Awaited. */
+  onSilence?: ((silent: boolean) => Promise<void>) | undefined
 }
 
 export interface InnerStepsResult {
@@ -73,6 +75,15 @@ export interface Trainer {
   importOptimizer(state: Uint8Array): Promise<void>
   close(): Promise<void>
 }
+
+/** What a run needs of its trainer: an outside process need not evaluate anything. */
+export type RunTrainer = Omit<Trainer, 'evaluate'> & {
+  readonly evaluate?: Trainer['evaluate'] | undefined
+}
+
+/** Who does the inner steps of a run on this node: the embedded engine, or a process that speaks to the local API. */
+export const TRAINER_KINDS = ['embedded', 'outside'] as const
+export type TrainerKind = (typeof TRAINER_KINDS)[number]
 
 export interface Engine {
   /** Which backend was chosen and why, for people: `native`, or `wasm` with a reason. */

@@ -6,6 +6,7 @@ export const RUN_STATUSES = [
   'fetching', // manifest, weights or data are on their way
   'waiting', // for `minPeers`
   'training',
+  'silent', // the outside trainer is not heard
   'merging',
   'finished',
   'paused', // by the board

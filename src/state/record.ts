@@ -5,6 +5,7 @@ export const PEER_STATUSES = [
   'joining',
   'waiting',
   'training',
+  'silent', // its outside trainer is not heard
   'merging',
   'finished',
   'leaving',

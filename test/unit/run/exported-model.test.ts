@@ -2,7 +2,13 @@ import { describe, expect, test } from 'vitest'
 import { gptSchema } from '../../../src/model/gpt.ts'
 import { initialParameters } from '../../../src/model/initial-parameters.ts'
 import { exportModel, importModel } from '../../../src/run/exported-model.ts'
-import { MANIFEST_VERSION, runSpecSchema, type Manifest } from '../../../src/run/manifest.ts'
+import {
+  freshModel,
+  MANIFEST_VERSION,
+  runSpecSchema,
+  type Manifest,
+  type ModelSpec,
+} from '../../../src/run/manifest.ts'
 import { readSafetensors } from '../../../src/tensor/safetensors.ts'
 
 const spec = runSpecSchema.parse({
@@ -10,14 +16,19 @@ const spec = runSpecSchema.parse({
   model: { layers: 1, heads: 2, embedding: 8, context: 4 },
 })
 const vocabulary = ['\n', ' ', '0', '1', 'a', 'é', '鯨', '𝄞']
-const manifest: Manifest = {
+const data = {
+  tokenizer: { kind: 'char', vocabulary },
+  text: null,
+  validationFraction: 0.05,
+} satisfies Manifest['data']
+const manifest = {
   version: MANIFEST_VERSION,
   name: 'whales',
   public: false,
-  model: { kind: 'gpt', ...spec.model, vocabulary: vocabulary.length },
+  model: freshModel(spec, vocabulary.length),
   schemaHash: 'a'.repeat(64),
   initial: { bytes: 0, chunks: [] },
-  data: { tokenizer: { kind: 'char', vocabulary }, text: null, validationFraction: 0.05 },
+  data,
   batchSequences: 1,
   innerSteps: 1,
   outerSteps: 1,
@@ -26,10 +37,10 @@ const manifest: Manifest = {
   limits: spec.limits,
   admins: [],
   seed: 'seed',
-}
+} satisfies Manifest
 const from = { run: 'run-id', checkpoint: 'checkpoint-id', outerStep: 7 }
 
-async function folder(of: Manifest): Promise<Map<string, Uint8Array>> {
+async function folder(of: Manifest & { model: ModelSpec }): Promise<Map<string, Uint8Array>> {
   const files = new Map<string, Uint8Array>()
   for (const { name, bytes, content } of exportModel(
     of,
@@ -69,10 +80,10 @@ describe('exported folder', () => {
   })
 
   test('byte level needs no tokenizer file', async () => {
-    const bytes: Manifest = {
+    const bytes = {
       ...manifest,
       model: { ...manifest.model, vocabulary: 256 },
-      data: { ...manifest.data, tokenizer: { kind: 'byte' } },
+      data: { ...manifest.data, tokenizer: { kind: 'byte' } as const },
     }
     const files = await folder(bytes)
     expect(files.has('tokenizer.json')).toBe(false)

@@ -180,6 +180,8 @@ describe('the store of a run', () => {
     validationLoss: null,
     checkpoints: [],
     finished: false,
+    round: null,
+    consensusDistance: null,
   }
   async function stored(residual: Float32Array | undefined) {
     const records = createMemoryRecordStore()

@@ -1,7 +1,12 @@
 import { assert, property, string } from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { ShoalError } from '../../../src/errors.ts'
-import { MANIFEST_VERSION, runSpecSchema, type Manifest } from '../../../src/run/manifest.ts'
+import {
+  freshModel,
+  MANIFEST_VERSION,
+  runSpecSchema,
+  type Manifest,
+} from '../../../src/run/manifest.ts'
 import {
   decodeManifest,
   encodeManifest,
@@ -16,7 +21,7 @@ const manifest: Manifest = {
   version: MANIFEST_VERSION,
   name: 'test run',
   public: true,
-  model: { kind: 'gpt', ...spec.model, vocabulary: 3 },
+  model: freshModel(spec, 3),
   schemaHash: 'a'.repeat(64),
   initial: { bytes: 0, chunks: [] },
   data: {

@@ -1,4 +1,5 @@
 import {
+  freshModel,
   MANIFEST_VERSION,
   runSpecSchema,
   type Manifest,
@@ -12,7 +13,7 @@ export function smallManifest(overrides: Partial<RunSpecInput> = {}): Manifest {
     version: MANIFEST_VERSION,
     name: spec.name,
     public: spec.public,
-    model: { kind: 'gpt', ...spec.model, vocabulary: 256 },
+    model: freshModel(spec, 256),
     schemaHash: 'a'.repeat(64),
     initial: { bytes: 0, chunks: [] },
     data: {

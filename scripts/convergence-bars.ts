@@ -49,7 +49,7 @@ async function excess(pool: SimulationPool, comparison: Comparison): Promise<Fin
     meanOf(pool, against, 'merged'),
   ])
   const figure = loss / reference - 1
-  const what = against.name.split(',')[0] ?? ''
+  const what = against.name.replace(/, N = .*/, '')
   const configuration = `${swarm.name}: loss over ${what}`
   return { bar, configuration, figure, relation: '<=', limit, unit: 'excess' }
 }

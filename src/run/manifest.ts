@@ -89,7 +89,7 @@ export function errorFeedbackOf({ rule, pseudoGradientCodec, errorFeedback }: Av
   return isSparse(pseudoGradientCodec) ? 1 : 0
 }
 
-/** Fewest outer steps after which what a sparse codec left out no longer costs much: see `npm run bench -- codec`. */
+/** Fewest outer steps after which a sparse codec costs 8 peers less than a tenth of the loss: `npm run bench -- codec`. */
 const SPARSE_OUTER_STEPS_MIN = {
   'topk-1024-int4': 1,
   'topk-256-int8': 100,

@@ -14,6 +14,7 @@ import type { ApiServer, ApiServerOptions } from './api/server.ts'
 import type { Config } from './config.ts'
 import { createEngine } from './engine/engine.ts'
 import { createLogger } from './log.ts'
+import { nodeEncrypters } from './net/tls.ts'
 import { nodeTransports, localNetworkDiscovery } from './net/transports.ts'
 import { openDataFolder } from './store/data-folder.ts'
 import { VERSION } from './version.ts'
@@ -119,7 +120,16 @@ async function openNetwork(
 ): Promise<Network> {
   const { announce, bootstrap, mdns } = config
   const peerDiscovery = mdns ? localNetworkDiscovery() : undefined
-  const options = { ...services, announce, bootstrap, transports: nodeTransports(), peerDiscovery }
+  const connectionEncrypters = nodeEncrypters(services)
+  const transports = nodeTransports()
+  const options = {
+    ...services,
+    announce,
+    bootstrap,
+    transports,
+    connectionEncrypters,
+    peerDiscovery,
+  }
   return await firstFree(config.listen, [[DEFAULT_LISTEN], [ANY_PORT_LISTEN]], (listen) =>
     createNetwork({ ...options, listen }),
   )

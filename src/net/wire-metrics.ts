@@ -1,6 +1,9 @@
 /** libp2p's metrics port, used for one thing: to count every byte of every connection, handshakes included. */
 import type { Metrics as Libp2pMetrics, MultiaddrConnection } from '@libp2p/interface'
+import { systemClock } from '../clock.ts'
+import type { Clock } from '../clock.ts'
 import type { Metrics } from '../metrics.ts'
+import { openWire } from './wire.ts'
 
 /** Stands in for each metric that libp2p and its services keep of themselves. */
 const ignored = {
@@ -12,11 +15,11 @@ const ignored = {
   timer: () => () => {},
 }
 
-/** A transport that hands its socket to native code must add to the two counters itself: nothing passes here then. */
-export function createWireMetrics(metrics: Metrics): Libp2pMetrics {
+/** Who hands the socket of a connection to native code counts its bytes by `wireOf`: nothing passes here then. */
+export function createWireMetrics(metrics: Metrics, clock: Clock = systemClock): Libp2pMetrics {
   const register = (): typeof ignored => ignored
   return {
-    trackMultiaddrConnection: (connection) => countBytes(connection, metrics),
+    trackMultiaddrConnection: (connection) => countBytes(connection, metrics, clock),
     trackProtocolStream() {},
     registerMetric: register,
     registerMetricGroup: register,
@@ -35,23 +38,24 @@ export function createWireMetrics(metrics: Metrics): Libp2pMetrics {
  * Reads along by wrapping `dispatchEvent`. A `message` listener would be simpler and wrong: it counts as a reader, so
  * that bytes which arrive while a handshake passes the connection on would be given to it alone and lost.
  */
-function countBytes(connection: MultiaddrConnection, metrics: Metrics): void {
+function countBytes(connection: MultiaddrConnection, metrics: Metrics, clock: Clock): void {
+  const wire = openWire(connection, metrics, clock)
   const send = connection.send.bind(connection)
   connection.send = (data) => {
-    metrics.add('network_bytes_sent_total', data.byteLength)
+    wire.addSent(data.byteLength)
     return send(data)
   }
   const dispatchEvent = connection.dispatchEvent.bind(connection)
   connection.dispatchEvent = (event: Event) => {
     if ('data' in event && hasByteLength(event.data)) {
-      metrics.add('network_bytes_received_total', event.data.byteLength)
+      wire.addReceived(event.data.byteLength)
     }
     return dispatchEvent(event)
   }
   // What a handshake read too far it gives back: these bytes are dispatched, and counted, once more.
   const unshift = connection.unshift.bind(connection)
   connection.unshift = (data) => {
-    metrics.add('network_bytes_received_total', -data.byteLength)
+    wire.addReceived(-data.byteLength)
     unshift(data)
   }
 }

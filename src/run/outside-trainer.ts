@@ -192,7 +192,6 @@ async function awaitLocalStep(
   try {
     for (;;) {
       signal.throwIfAborted()
-      if (turn.result !== undefined) return turn.result
       const leftMs = meeting.heardMs + silentMs - clock.now()
       const isOpen = turn.state === 'open'
       if (silent !== (isOpen && leftMs <= 0)) {
@@ -200,6 +199,7 @@ async function awaitLocalStep(
         await onSilence?.(silent)
         continue
       }
+      if (turn.result !== undefined) return turn.result
       await nextRing(meeting, isOpen && !silent ? leftMs : undefined, signal)
     }
   } finally {

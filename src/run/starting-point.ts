@@ -72,8 +72,9 @@ export async function startFromCheckpoint(
 ): Promise<StartingPoint> {
   const deadline = clock.deadline(FETCH_MS, `fetching checkpoint ${cid.toString()}`, signal)
   const releases = [references.retain([cid.toString()])]
+  const keep = (cids: string[]): void => void releases.push(references.retain(cids))
+  const options = { signal: deadline, keep }
   try {
-    const options = { signal: deadline }
     const { blobs } = references
     const fetch = async (wanted: CID): Promise<[Uint8Array, sources: string[]]> => {
       const sources = (await blobs.has(wanted)) ? [] : await sourcesOf(network, wanted, deadline)
@@ -82,7 +83,7 @@ export async function startFromCheckpoint(
     const [bytes, holders] = await fetch(cid)
     const checkpoint = decodeCheckpoint(bytes)
     const run = parseRunId(checkpoint.run)
-    releases.push(references.retain([checkpoint.run, ...checkpointChunks(checkpoint)]))
+    keep([checkpoint.run, ...checkpointChunks(checkpoint)])
     const [manifestBytes, members] = await fetch(run)
     const manifest = decodeManifest(manifestBytes)
     const { size: elements } = modelSchema(manifest.model)

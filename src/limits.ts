@@ -93,6 +93,16 @@ export const LIMITS = {
   datastoreEntries: 16_384,
   /** Connections at once: the libp2p default is 300, and one costs about 100 KB. */
   connections: 256,
+  /** One blob that a script shares: 4096 blocks, whose list is still one message. */
+  sharedBlobBytes: 4096 * (1 << 20),
+  /** Blobs that scripts keep here: their records are read at the start. */
+  sharedBlobs: 1024,
+  /** Services of outside programs that one node serves. */
+  services: 32,
+  /** Requests to one service that wait for its program, 1 MiB each at most. */
+  serviceRequests: 64,
+  /** Replies of services that are being read piece by piece. */
+  serviceStreams: 64,
   /** Local API: JSON bodies (specs and options, never tensors). */
   apiBodyBytes: 1 << 20,
   /** SSE readers of the local API at once. */
@@ -131,6 +141,8 @@ export const DEADLINES = {
   eventHeartbeatMs: 15_000,
   /** A whole anti-entropy exchange: a slow peer must not keep one of the few places; the next goes on where it ended. */
   stateSyncMs: 30_000,
+  /** A reply that its caller reads no further is dropped; a service whose program asks for no requests is gone. */
+  serviceIdleMs: 60_000,
   /** Pushing the last envelopes when a run is left. */
   stateDrainMs: 2_000,
   /** Loading the engine's runtime: a second, or many on a cold disk. */

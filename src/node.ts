@@ -1,10 +1,13 @@
 /** createNode(): the composition root of the library, readable top to bottom. */
 import { systemClock, type Clock } from './clock.ts'
-import { ShoalError } from './errors.ts'
+import { asFault, ShoalError } from './errors.ts'
+import { DEADLINES } from './limits.ts'
 import { silentLogger, type Logger } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
 import { createBlobExchange, type BlobExchange } from './net/blobs.ts'
 import type { Link, Network } from './net/network.ts'
+import { createServices, type Services } from './net/services.ts'
+import { createSharedBlobs, type SharedBlobs } from './net/shared-blobs.ts'
 import { seededRandom, type Random } from './random.ts'
 import { loadCheckpoint } from './run/checkpoint.ts'
 import { discoverRuns, serveDirectory } from './run/directory.ts'
@@ -100,6 +103,10 @@ export interface ShoalNode {
     value: string | number | boolean | null | undefined,
   ): Promise<void>
   onEvent(listener: (event: RunEvent) => void): () => void
+  /** Content shared by its CID beside any run. */
+  readonly blobs: SharedBlobs
+  /** Calls between the programs that run beside the nodes. */
+  readonly services: Services
   stop(): Promise<void>
 }
 
@@ -124,19 +131,19 @@ export interface NodeOptions {
 
 /** Starts a node: serves peers, and goes on with the runs it took part in when it stopped. */
 export async function createNode(options: NodeOptions): Promise<ShoalNode> {
-  const { network, engine } = options
+  const { network, engine, records } = options
   const { clock = systemClock, metrics = createMetrics() } = options
   const startedMs = clock.now()
   const listeners = new Set<(event: RunEvent) => void>()
   const references = createBlobReferences(options.blobs)
-  const { blobs } = references
-  const { runs, blobExchange, stopServing } = composeServices(
-    { ...options, blobs, references, clock, metrics },
+  const { runs, blobExchange, services, stopServing } = composeServices(
+    { ...options, blobs: references.blobs, references, clock, metrics },
     (event) => {
       for (const listener of listeners) listener(event)
     },
   )
   await runs.resume()
+  const blobs = await createSharedBlobs({ network, records, references, blobExchange })
   await references.sweep()
 
   return {
@@ -153,8 +160,31 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
     }),
     peers: () => network.links(),
     connect: (address, signal) => network.connect(address, signal),
+    ...runCalls(runs, { network, references, blobExchange, shared: blobs, clock }),
+    onEvent: (listener) => {
+      listeners.add(listener)
+      return () => listeners.delete(listener)
+    },
+    blobs,
+    services,
+    async stop() {
+      await runs.stop()
+      for (const stopOne of stopServing) await stopOne()
+      await network.stop()
+      await engine.close()
+    },
+  }
+}
+
+type RunCalls = Omit<
+  ShoalNode,
+  'peerId' | 'status' | 'peers' | 'connect' | 'onEvent' | 'blobs' | 'services' | 'stop'
+>
+
+function runCalls(runs: RunCollection, deps: StartDependencies): RunCalls {
+  const { network, clock, references } = deps
+  return {
     createRun: async (spec, text, { from, ...creating } = {}) => {
-      const deps = { network, references, blobExchange, clock }
       const start = spec.from === undefined ? undefined : await startingPoint(spec, from, deps)
       return runs.create(spec, { text, start }, creating)
     },
@@ -180,23 +210,14 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
     },
     invite: (id) => formatRunLink({ id: runs.get(id).id, peers: network.addresses().slice(0, 4) }),
     checkpoints: (id) => runs.get(id).view().checkpoints,
-    exportCheckpoint: (id, cid) => exportCheckpoint(runs.get(id), cid, blobs),
+    exportCheckpoint: (id, cid) => exportCheckpoint(runs.get(id), cid, references.blobs),
     writeBoard: (id, key, value) => runs.get(id).writeBoard(key, value),
-    onEvent: (listener) => {
-      listeners.add(listener)
-      return () => listeners.delete(listener)
-    },
-    async stop() {
-      await runs.stop()
-      for (const stopOne of stopServing) await stopOne()
-      await network.stop()
-      await engine.close()
-    },
   }
 }
 
-interface Services {
+interface Composition {
   runs: RunCollection
+  services: Services
   blobExchange: BlobExchange
   stopServing: (() => void | Promise<void>)[]
 }
@@ -205,7 +226,7 @@ interface Services {
 function composeServices(
   options: NodeOptions & { references: BlobReferences; clock: Clock; metrics: Metrics },
   emit: (event: RunEvent) => void,
-): Services {
+): Composition {
   const { network, records, blobs, references, engine, clock, metrics } = options
   const { logger = silentLogger, random = seededRandom(crypto.randomUUID()) } = options
   const { trainerSilentMs } = options
@@ -214,14 +235,16 @@ function composeServices(
   const exchanges = createExchangeService({ rpc, clock, metrics })
   const states = createStateService({ network, identity, records, clock, random, logger, metrics })
   const stores = { records, blobs, references }
-  const services = { network, engine, blobExchange, exchanges, states }
+  const services = createServices({ rpc, clock })
+  const ports = { network, engine, blobExchange, exchanges, states }
   const freshSeed = options.freshSeed ?? (() => crypto.randomUUID())
   const runs = createRunCollection(
-    { ...stores, ...services, clock, logger, metrics, emit, trainerSilentMs },
+    { ...stores, ...ports, clock, logger, metrics, emit, trainerSilentMs },
     freshSeed,
   )
   return {
     runs,
+    services,
     blobExchange,
     stopServing: [
       serveDirectory(network, () => runs.views()),
@@ -229,17 +252,28 @@ function composeServices(
       () => blobExchange.close(),
       () => exchanges.close(),
       () => states.close(),
+      () => services.close(),
     ],
   }
 }
 
+type StartDependencies = CheckpointDependencies & { shared: SharedBlobs }
+
 async function startingPoint(
   { model, from = '' }: RunSpec,
   files: ModelFiles | undefined,
-  deps: CheckpointDependencies,
+  deps: StartDependencies,
 ): Promise<StartingPoint> {
   if (files !== undefined) return startFromFiles(model.kind, files)
-  return startFromCheckpoint(parseCid(from), deps)
+  const cid = parseCid(from)
+  try {
+    return await startFromCheckpoint(cid, deps)
+  } catch (thrown) {
+    if (model.kind === 'gpt' || asFault(thrown).code !== 'message_invalid') throw thrown
+    const signal = deps.clock.deadline(DEADLINES.apiLongMs, `reading ${from}`)
+    const { content: tensors } = await deps.shared.open(cid, signal)
+    return startFromFiles(model.kind, { tensors })
+  }
 }
 
 async function listRuns(

@@ -9,22 +9,39 @@ import { DEADLINES } from '../../src/limits.ts'
 import type { RunEvent } from '../../src/run/view.ts'
 import { readApiFile } from './api-file.ts'
 import { readEvents } from './event-reader.ts'
-import { ROUTES, pathParameters } from './routes.ts'
-import type { Route } from './routes.ts'
+import { headerName, pathParameters, sourceOf, toHeaders } from './route.ts'
+import type { BytesRoute, JsonRoute, Route } from './route.ts'
+import { ROUTES } from './routes.ts'
+import { JSON_TYPE, OCTETS_TYPE } from './security.ts'
 
 export interface CallOptions {
   signal?: AbortSignal | undefined
   deadlineMs?: number | undefined
+  /** Of a route that takes bytes. */
+  body?: Uint8Array | AsyncIterable<Uint8Array> | undefined
+}
+
+/** An answer in bytes; read it to its end, or cancel it. */
+export interface Downloaded<T> {
+  output: T
+  /** Undefined when there is none. */
+  content: ReadableStream<Uint8Array> | undefined
 }
 
 export interface ApiClient {
   readonly url: string
   /** Calls a route of `ROUTES`. Rejects with the daemon's fault, `daemon_unreachable` or `timeout`. */
   call<I extends z.ZodObject, O extends z.ZodType>(
-    route: Route<I, O>,
+    route: JsonRoute<I, O>,
     input: z.input<I>,
     options?: CallOptions,
   ): Promise<z.output<O>>
+  /** As `call`, of a route that answers with bytes. The deadline is that of the whole answer. */
+  download<I extends z.ZodObject, O extends z.ZodObject>(
+    route: BytesRoute<I, O>,
+    input: z.input<I>,
+    options?: CallOptions,
+  ): Promise<Downloaded<z.output<O> | undefined>>
   /**
    * Domain events from now on, over reconnections without loss as far as the daemon keeps them. Ends with the signal;
    * throws `daemon_unreachable` when the daemon is gone.
@@ -58,6 +75,7 @@ export function createApiClient({ url, token, clock = systemClock }: ApiClientOp
   return {
     url,
     call: (route, input, options) => call(http, route, input, options),
+    download: (route, input, options) => download(http, route, input, options),
     events: ({ signal }) =>
       readEvents({
         clock,
@@ -75,17 +93,42 @@ interface Http {
 
 async function call<I extends z.ZodObject, O extends z.ZodType>(
   http: Http,
-  route: Route<I, O>,
+  route: JsonRoute<I, O>,
   input: z.input<I>,
   options: CallOptions = {},
 ): Promise<z.output<O>> {
-  const deadlineMs = options.deadlineMs ?? route.deadlineMs ?? DEADLINES.apiMs
-  const signal = http.clock.deadline(deadlineMs, `${route.method} ${route.path}`, options.signal)
-  const response = await send(http, requestOf(http, route, input, signal), signal)
+  const signal = deadlineOf(http, route, options)
+  const response = await send(http, requestOf(http, route, input, options.body, signal), signal)
   const body = await response.json().catch((cause: unknown) => {
     throw signal.aborted ? abortReason(signal) : unexpected(`not JSON: ${messageOf(cause)}`)
   })
-  const parsed = route.output.safeParse(body)
+  return checked(route.output, body)
+}
+
+async function download<I extends z.ZodObject, O extends z.ZodObject>(
+  http: Http,
+  route: BytesRoute<I, O>,
+  input: z.input<I>,
+  options: CallOptions = {},
+): Promise<Downloaded<z.output<O> | undefined>> {
+  const signal = deadlineOf(http, route, options)
+  const response = await send(http, requestOf(http, route, input, options.body, signal), signal)
+  if (response.status === 204) return { output: undefined, content: undefined }
+  const fields = Object.keys(route.output.shape).flatMap((field) => {
+    const value = response.headers.get(headerName(field))
+    return value === null ? [] : [[field, value]]
+  })
+  const output = checked(route.output, Object.fromEntries(fields))
+  return { output, content: response.body ?? new ReadableStream() }
+}
+
+function deadlineOf(http: Http, route: Route, { deadlineMs, signal }: CallOptions): AbortSignal {
+  const limitMs = deadlineMs ?? route.deadlineMs ?? DEADLINES.apiMs
+  return http.clock.deadline(limitMs, `${route.method} ${route.path}`, signal)
+}
+
+function checked<O extends z.ZodType>(schema: O, value: unknown): z.output<O> {
+  const parsed = schema.safeParse(value)
   if (parsed.success) return parsed.data
   throw unexpected(z.prettifyError(parsed.error).replaceAll(/\s+/g, ' '))
 }
@@ -102,28 +145,54 @@ function requestOf(
   http: Http,
   route: Route,
   input: Record<string, unknown>,
+  body: CallOptions['body'],
   signal: AbortSignal,
 ): Request {
   const named = pathParameters(route)
-  const rest = Object.entries(input).filter(
-    ([key, value]) => !named.includes(key) && value !== undefined,
+  const rest = Object.fromEntries(
+    Object.entries(input).filter(([key, value]) => !named.includes(key) && value !== undefined),
   )
   const path = named.reduce(
     (text, name) => text.replace(`{${name}}`, encodeURIComponent(String(input[name]))),
     route.path,
   )
-  const headers = { authorization: http.authorization }
-  if (route.method === 'GET') {
-    const query = new URLSearchParams(rest.map(([key, value]) => [key, String(value)]))
-    const suffix = rest.length === 0 ? '' : `?${query.toString()}`
-    return new Request(`${http.url}${path}${suffix}`, { headers, signal })
+  const { method } = route
+  const { authorization } = http
+  const source = sourceOf(route)
+  if (source === 'query') {
+    const query = new URLSearchParams(Object.entries(rest).map(([k, v]) => [k, String(v)]))
+    const suffix = query.size === 0 ? '' : `?${query.toString()}`
+    return new Request(`${http.url}${path}${suffix}`, {
+      method,
+      headers: { authorization },
+      signal,
+    })
   }
-  return new Request(`${http.url}${path}`, {
-    method: route.method,
-    headers: { ...headers, 'content-type': 'application/json' },
-    body: JSON.stringify(Object.fromEntries(rest)),
-    signal,
+  const headers =
+    source === 'json'
+      ? { authorization, 'content-type': JSON_TYPE }
+      : { ...toHeaders(rest), authorization, 'content-type': OCTETS_TYPE }
+  const content = source === 'json' ? { body: JSON.stringify(rest) } : bytesBody(body)
+  return new Request(`${http.url}${path}`, { method, headers, signal, ...content })
+}
+
+function bytesBody(body: CallOptions['body']): RequestInit {
+  if (body === undefined) return { body: new Uint8Array() }
+  if (body instanceof Uint8Array) return { body: new Uint8Array(body) }
+  const pieces = body[Symbol.asyncIterator]()
+  const stream = new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      const { done, value } = await pieces.next()
+      if (done === true) controller.close()
+      else controller.enqueue(value)
+    },
+    async cancel() {
+      await pieces.return?.()
+    },
   })
+  // A body that is made while it is sent; fetch wants to be told.
+  const init = { body: stream, duplex: 'half' }
+  return init
 }
 
 /** The response of a call that succeeded; a problem becomes the fault that the daemon meant. */

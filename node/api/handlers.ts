@@ -1,6 +1,6 @@
 /** What each route of the local API does: parsed input in, plain data out. No HTTP here. */
 import { isAbsolute } from 'node:path'
-import type { z } from 'zod'
+import type { Clock } from '../../src/clock.ts'
 import { ShoalError } from '../../src/errors.ts'
 import type { ShoalNode } from '../../src/node.ts'
 import type { ModelFiles } from '../../src/run/starting-point.ts'
@@ -8,32 +8,48 @@ import { readTextFiles } from '../data.ts'
 import { isCid, readModelFiles } from '../model-files.ts'
 import { VERSION } from '../version.ts'
 import { writeCheckpointFolder } from './checkpoint-folder.ts'
-import { parseInput } from '../validation.ts'
+import { blobHandlers, serviceHandlers } from './exchange-handlers.ts'
+import { handler, type Handler } from './handler.ts'
+import { openApiOf } from './openapi.ts'
+import { createOutsideServices } from './outside-services.ts'
 import { ROUTES } from './routes.ts'
-import type { CallId, Route } from './routes.ts'
+import type { CallId } from './routes.ts'
+import { trainingHandlers } from './training-handlers.ts'
 
-export interface CallContext {
-  /** Fires at the route's deadline and when the caller hangs up. */
-  signal: AbortSignal
-}
-
-/** Parses what came in by the route's input schema and answers by its output schema. */
-export interface Handler {
-  route: Route
-  call: (raw: Record<string, unknown>, context: CallContext) => Promise<unknown>
-}
+export type { Handler } from './handler.ts'
 
 export interface HandlerOptions {
   node: ShoalNode
+  clock: Clock
   dataDir: string
   apiUrl: () => string
   /** Begins a clean shutdown; must not wait for it. */
   shutdown: () => void
 }
 
-/** One handler per route: a missing one does not compile. */
-export function createHandlers(options: HandlerOptions): Record<CallId, Handler> {
-  const { node, dataDir, apiUrl, shutdown } = options
+export interface Handlers {
+  /** One handler per route: a missing one does not compile. */
+  handlers: Record<CallId, Handler>
+  close(): void
+}
+
+export function createHandlers(options: HandlerOptions): Handlers {
+  const { node, clock } = options
+  const services = createOutsideServices({ services: node.services, clock })
+  return {
+    handlers: {
+      ...nodeHandlers(options),
+      ...runHandlers(node),
+      ...trainingHandlers(node),
+      ...blobHandlers(node),
+      ...serviceHandlers(node, services),
+    },
+    close: () => services.close(),
+  }
+}
+
+function nodeHandlers({ node, dataDir, apiUrl, shutdown }: HandlerOptions) {
+  const document = openApiOf(ROUTES)
   return {
     health: handler(ROUTES.health, () => ({ ok: true as const })),
     node: handler(ROUTES.node, () => ({
@@ -47,6 +63,16 @@ export function createHandlers(options: HandlerOptions): Record<CallId, Handler>
     connect: handler(ROUTES.connect, async ({ address }, { signal }) => ({
       peer: await node.connect(address, signal),
     })),
+    shutdown: handler(ROUTES.shutdown, () => {
+      shutdown()
+      return { stopping: true as const }
+    }),
+    openApi: handler(ROUTES.openApi, () => document),
+  }
+}
+
+function runHandlers(node: ShoalNode) {
+  return {
     runs: handler(ROUTES.runs, async ({ discover }, { signal }) => ({
       runs: await node.listRuns({ discover, signal }),
     })),
@@ -76,22 +102,8 @@ export function createHandlers(options: HandlerOptions): Record<CallId, Handler>
         files: await writeCheckpointFolder(input.folder, files, signal),
       }
     }),
-    shutdown: handler(ROUTES.shutdown, () => {
-      shutdown()
-      return { stopping: true as const }
-    }),
-  }
-}
-
-function handler<I extends z.ZodObject, O extends z.ZodType>(
-  route: Route<I, O>,
-  answer: (input: z.output<I>, context: CallContext) => z.output<O> | Promise<z.output<O>>,
-): Handler {
-  const code = route.invalid ?? 'body_invalid'
-  return {
-    route,
-    call: async (raw, context) =>
-      answer(parseInput(route.input, raw, code, `${route.method} ${route.path}`), context),
+    manifest: handler(ROUTES.manifest, ({ run }) => node.manifest(run)),
+    members: handler(ROUTES.members, ({ run }) => ({ peers: node.members(run) })),
   }
 }
 

@@ -1,39 +1,16 @@
 /**
- * The local API as one table: server, typed client and documentation derive from it.
+ * The local API as one table: server, typed client, OpenAPI document and commands derive from it.
  *
- * Input is one flat object per route. Names in the path's braces come from the path; the rest comes from the query
- * of a GET and from the JSON body of a POST. Faults are RFC 9457 problems that carry our code.
+ * Faults are RFC 9457 problems that carry our code.
  */
 import { z } from 'zod'
-import type { FaultCode } from '../../src/errors.ts'
-import { DEADLINES } from '../../src/limits.ts'
 import type { Link } from '../../src/net/network.ts'
 import type { NodeStatus } from '../../src/node.ts'
-import { runSpecSchema } from '../../src/run/manifest.ts'
-import { TRAINER_KINDS } from '../../src/run/trainer.ts'
-import {
-  checkpointViewSchema,
-  runEventSchema,
-  runListingSchema,
-  runViewSchema,
-} from '../../src/run/view.ts'
-
-export interface Route<I extends z.ZodObject = z.ZodObject, O extends z.ZodType = z.ZodType> {
-  method: 'GET' | 'POST'
-  path: string
-  /** One sentence for documentation. */
-  summary: string
-  input: I
-  output: O
-  /** Needs no token. */
-  open?: true
-  /** Answers with server-sent events of `output` instead of one JSON object. */
-  stream?: true
-  /** What a call may take; default `DEADLINES.apiMs`. */
-  deadlineMs?: number
-  /** Code of the fault for input that does not parse; default `body_invalid`. */
-  invalid?: FaultCode
-}
+import { runEventSchema } from '../../src/run/view.ts'
+import { BLOB_ROUTES, SERVICE_ROUTES } from './exchange-routes.ts'
+import { none, type Route } from './route.ts'
+import { RUN_ROUTES } from './run-routes.ts'
+import { TRAINING_ROUTES } from './training-routes.ts'
 
 const nodeStatusSchema = z.object({
   peerId: z.string(),
@@ -56,21 +33,7 @@ const linkSchema = z.object({
   ageMs: z.number(),
 }) satisfies z.ZodType<Link>
 
-const boardValueSchema = z.union([z.string().max(4096), z.number(), z.boolean(), z.null()])
-const boardSchema = z.object({ board: z.record(z.string(), boardValueSchema) })
-
-const none = z.strictObject({})
-const oneRun = z.strictObject({ run: z.string().min(1).max(128) })
-const path = z.string().min(1).max(4096)
-/** Default: the embedded engine where it knows the model. */
-const trainer = z.enum(TRAINER_KINDS).optional()
-/** Query strings know no booleans. */
-const querySwitch = z.union([
-  z.boolean(),
-  z.enum(['true', 'false']).transform((text) => text === 'true'),
-])
-
-export const ROUTES = {
+const NODE_ROUTES = {
   health: {
     method: 'GET',
     path: '/healthz',
@@ -78,6 +41,7 @@ export const ROUTES = {
     input: none,
     output: z.object({ ok: z.literal(true) }),
     open: true,
+    command: { none: '`shoal status` says more' },
   },
   node: {
     method: 'GET',
@@ -90,6 +54,7 @@ export const ROUTES = {
       dataDir: z.string(),
       pid: z.number(),
     }),
+    command: 'status',
   },
   peers: {
     method: 'GET',
@@ -97,6 +62,7 @@ export const ROUTES = {
     summary: 'Open connections to other peers.',
     input: none,
     output: z.object({ peers: z.array(linkSchema) }),
+    command: 'peers',
   },
   connect: {
     method: 'POST',
@@ -104,92 +70,7 @@ export const ROUTES = {
     summary: 'Dials a peer by multiaddr or peer id.',
     input: z.strictObject({ address: z.string().min(1).max(1024) }),
     output: z.object({ peer: z.string() }),
-  },
-  runs: {
-    method: 'GET',
-    path: '/v1/runs',
-    summary: 'Own runs, and with `discover` also public ones found through the DHT.',
-    input: z.strictObject({ discover: querySwitch.default(false) }),
-    output: z.object({ runs: z.array(runListingSchema) }),
-    deadlineMs: 2 * DEADLINES.findProvidersMs + DEADLINES.rpcMs,
-  },
-  createRun: {
-    method: 'POST',
-    path: '/v1/runs',
-    summary: 'Creates a run from a spec whose data is an absolute path on this machine.',
-    input: z.strictObject({ spec: runSpecSchema, trainer }),
-    output: runViewSchema,
-    deadlineMs: DEADLINES.apiLongMs,
-    invalid: 'spec_invalid',
-  },
-  joinRun: {
-    method: 'POST',
-    path: '/v1/runs/join',
-    summary:
-      'Takes part in a run named by its id or `shoal:` link, with own data where it shares none.',
-    input: z.strictObject({
-      run: z.string().min(1).max(4096),
-      data: path.optional(),
-      trainer,
-    }),
-    output: runViewSchema,
-    deadlineMs: DEADLINES.apiLongMs,
-  },
-  showRun: {
-    method: 'GET',
-    path: '/v1/runs/{run}',
-    summary: 'State of one run.',
-    input: oneRun,
-    output: runViewSchema,
-  },
-  leaveRun: {
-    method: 'POST',
-    path: '/v1/runs/{run}/leave',
-    summary: 'Takes part no longer.',
-    input: oneRun,
-    output: z.object({ left: z.string() }),
-  },
-  invite: {
-    method: 'GET',
-    path: '/v1/runs/{run}/invite',
-    summary: 'The link that lets others join.',
-    input: oneRun,
-    output: z.object({ link: z.string() }),
-  },
-  board: {
-    method: 'GET',
-    path: '/v1/runs/{run}/board',
-    summary: "Entries of the admins' board.",
-    input: oneRun,
-    output: boardSchema,
-  },
-  writeBoard: {
-    method: 'POST',
-    path: '/v1/runs/{run}/board',
-    summary: 'Writes an entry of the board, or deletes it when no value is given. Admins only.',
-    input: oneRun.extend({
-      key: z.string().min(1).max(64),
-      value: boardValueSchema.optional(),
-    }),
-    output: boardSchema,
-  },
-  checkpoints: {
-    method: 'GET',
-    path: '/v1/runs/{run}/checkpoints',
-    summary: 'Checkpoints that this node holds.',
-    input: oneRun,
-    output: z.object({ checkpoints: z.array(checkpointViewSchema) }),
-  },
-  exportCheckpoint: {
-    method: 'POST',
-    path: '/v1/runs/{run}/checkpoints/export',
-    summary: 'Writes a checkpoint, by default the newest, as a Hugging Face style folder.',
-    input: oneRun.extend({ folder: path, checkpoint: z.string().max(128).optional() }),
-    output: z.object({
-      folder: z.string(),
-      files: z.array(z.object({ name: z.string(), bytes: z.number() })),
-    }),
-    deadlineMs: DEADLINES.apiLongMs,
+    command: 'peers',
   },
   events: {
     method: 'GET',
@@ -197,7 +78,8 @@ export const ROUTES = {
     summary: 'Domain events as they happen; resumes after the `Last-Event-ID` header.',
     input: none,
     output: runEventSchema,
-    stream: true,
+    answer: 'events',
+    command: { none: '`shoal run show --watch` follows a run' },
   },
   shutdown: {
     method: 'POST',
@@ -205,13 +87,25 @@ export const ROUTES = {
     summary: 'Stops the daemon cleanly.',
     input: none,
     output: z.object({ stopping: z.literal(true) }),
+    command: 'shutdown',
+  },
+  openApi: {
+    method: 'GET',
+    path: '/openapi.json',
+    summary: 'This API as an OpenAPI 3.1 document.',
+    input: none,
+    output: z.looseObject({ openapi: z.string() }),
+    command: { none: 'it is for programs' },
   },
 } as const satisfies Record<string, Route>
 
-/** Routes that answer a call with one JSON object. */
-export type CallId = Exclude<keyof typeof ROUTES, 'events'>
+export const ROUTES = {
+  ...NODE_ROUTES,
+  ...RUN_ROUTES,
+  ...TRAINING_ROUTES,
+  ...BLOB_ROUTES,
+  ...SERVICE_ROUTES,
+} as const satisfies Record<string, Route>
 
-/** Names in the braces of a route's path. */
-export function pathParameters(route: Route): string[] {
-  return [...route.path.matchAll(/\{(\w+)\}/g)].map(([, name = '']) => name)
-}
+/** Routes that a handler answers: all but the events. */
+export type CallId = Exclude<keyof typeof ROUTES, 'events'>

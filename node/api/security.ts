@@ -1,7 +1,7 @@
 /**
  * Who may call the local API. Always on, because a web page in the user's browser can reach loopback too:
  * a Host allow-list (DNS rebinding), no foreign Origin (cross-site requests), a bearer token (other users of the
- * machine), JSON bodies only (forms cannot send them). There is no CORS: no other site may read an answer.
+ * machine), bodies of two types only that forms cannot send. There is no CORS: no other site may read an answer.
  */
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { MiddlewareHandler } from 'hono'
@@ -15,7 +15,10 @@ export interface GuardOptions {
   openPaths: readonly string[]
 }
 
-/** Throws `forbidden` for a foreign Host or Origin, `unauthorized` without the token, `body_invalid` for a non-JSON body. */
+export const JSON_TYPE = 'application/json'
+export const OCTETS_TYPE = 'application/octet-stream'
+
+/** Throws `forbidden` for a foreign Host or Origin, `unauthorized` without the token, `body_invalid` for other bodies. */
 export function guard(options: GuardOptions): MiddlewareHandler {
   return async (context, next) => {
     const { req } = context
@@ -27,8 +30,10 @@ export function guard(options: GuardOptions): MiddlewareHandler {
     checkOrigin(req.header('origin'), req.header('sec-fetch-site'), host)
     if (!options.openPaths.includes(req.path))
       checkToken(req.header('authorization'), options.token)
-    if (req.method !== 'GET' && !isJson(req.header('content-type'))) {
-      throw new ShoalError('body_invalid', 'send the header Content-Type: application/json')
+    const type = mediaType(req.header('content-type'))
+    const hasBody = req.method !== 'GET' && req.method !== 'DELETE'
+    if (hasBody && type !== JSON_TYPE && type !== OCTETS_TYPE) {
+      throw new ShoalError('body_invalid', `send the header Content-Type: ${JSON_TYPE}`)
     }
     await next()
   }
@@ -60,6 +65,7 @@ function sha256(text: string): Buffer {
   return createHash('sha256').update(text).digest()
 }
 
-function isJson(contentType: string | undefined): boolean {
-  return contentType?.split(';')[0]?.trim().toLowerCase() === 'application/json'
+/** Without its parameters. */
+export function mediaType(contentType: string | undefined): string | undefined {
+  return contentType?.split(';')[0]?.trim().toLowerCase()
 }

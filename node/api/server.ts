@@ -1,9 +1,11 @@
 /** The local API over HTTP on loopback, mounted from the route table. */
 import { createServer } from 'node:http'
-import type { Server } from 'node:http'
+import type { Server, ServerResponse } from 'node:http'
 import { getRequestListener } from '@hono/node-server'
+import type { HttpBindings } from '@hono/node-server'
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Hono } from 'hono'
-import type { Context } from 'hono'
+import type { Context, MiddlewareHandler } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import type { Clock } from '../../src/clock.ts'
 import { FAULTS, ShoalError, asFault, messageOf } from '../../src/errors.ts'
@@ -15,9 +17,11 @@ import type { EventHistory } from './event-history.ts'
 import { eventStream } from './event-stream.ts'
 import { createHandlers } from './handlers.ts'
 import type { Handler } from './handlers.ts'
-import { ROUTES, pathParameters } from './routes.ts'
-import type { Route } from './routes.ts'
-import { guard } from './security.ts'
+import { bodyOf, sendOctets } from './octets.ts'
+import { headerName, pathParameters, sourceOf, toHeaders } from './route.ts'
+import type { Route } from './route.ts'
+import { ROUTES } from './routes.ts'
+import { JSON_TYPE, OCTETS_TYPE, guard, mediaType } from './security.ts'
 
 const HOSTNAME = '127.0.0.1'
 /** Calls of people and scripts on one machine, beside the readers of events. */
@@ -44,8 +48,13 @@ export interface ApiServer {
   close(): Promise<void>
 }
 
+interface Environment {
+  Bindings: HttpBindings
+}
+type ApiContext = Context<Environment>
+
 interface Mount {
-  app: Hono
+  app: Hono<Environment>
   options: ApiServerOptions
   /** Fires when the server closes. */
   closing: AbortSignal
@@ -54,12 +63,12 @@ interface Mount {
 /** Listens on loopback. Throws `port_in_use` naming the port. */
 export async function createApiServer(options: ApiServerOptions): Promise<ApiServer> {
   const closing = new AbortController()
-  const app = new Hono()
+  const app = new Hono<Environment>()
   const server = createHttpServer(app)
   const address = { port: options.port }
   const url = () => `http://${HOSTNAME}:${address.port}`
   const history = createEventHistory()
-  const handlers = createHandlers({ ...options, apiUrl: url })
+  const api = createHandlers({ ...options, apiUrl: url })
 
   app.onError((error, context) => problem(error, context, options.logger))
   app.notFound((context) => {
@@ -67,9 +76,8 @@ export async function createApiServer(options: ApiServerOptions): Promise<ApiSer
     return problem(new ShoalError('not_found', what), context, options.logger)
   })
   app.use(guard({ token: options.token, port: () => address.port, openPaths: openPaths() }))
-  app.use(bodyLimit({ maxSize: LIMITS.apiBodyBytes, onError: refuseBody }))
   const mount: Mount = { app, options, closing: closing.signal }
-  for (const handler of Object.values(handlers)) mountCall(mount, handler)
+  for (const handler of Object.values(api.handlers)) mountCall(mount, handler)
   mountEvents(mount, history)
 
   address.port = await listen(server, options.port)
@@ -78,16 +86,17 @@ export async function createApiServer(options: ApiServerOptions): Promise<ApiSer
     url: url(),
     async close() {
       unsubscribe()
+      api.close()
       closing.abort(new ShoalError('aborted', 'the daemon is stopping'))
       await closeServer(server, options.clock)
     },
   }
 }
 
-function createHttpServer(app: Hono): Server {
+function createHttpServer(app: Hono<Environment>): Server {
   const listener = getRequestListener(app.fetch)
   const server = createServer(
-    { headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: DEADLINES.apiMs },
+    { headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: DEADLINES.apiLongMs },
     // The adaptor answers by itself when the app rejects, so this promise never does.
     (incoming, outgoing) => void listener(incoming, outgoing),
   )
@@ -100,16 +109,55 @@ function openPaths(): string[] {
   return routes.filter((route) => route.open === true).map((route) => route.path)
 }
 
-function mountCall({ app, options, closing }: Mount, { route, call }: Handler): void {
-  app.on(route.method, honoPath(route), async (context) => {
-    const raw = await rawInput(context, route)
+function mountCall({ app, options, closing }: Mount, handler: Handler): void {
+  const { route } = handler
+  const limit = bodyLimit({ maxSize: LIMITS.apiBodyBytes, onError: refuseBody })
+  const isJson = sourceOf(route) === 'json'
+  app.on(route.method, honoPath(route), isJson ? limit : pass, async (context) => {
+    const { outgoing } = context.env
     const signal = options.clock.deadline(
       route.deadlineMs ?? DEADLINES.apiMs,
       `${route.method} ${route.path}`,
-      AbortSignal.any([context.req.raw.signal, closing]),
+      AbortSignal.any([hangUp(outgoing), closing]),
     )
-    return Response.json(await call(raw, { signal }))
+    try {
+      return await answer(context, handler, signal)
+    } catch (thrown) {
+      if (!outgoing.headersSent) throw thrown
+      // Half an answer is out, and the connection is cut: nothing more can be told.
+      options.logger.debug('api_answer_cut', { path: context.req.path, reason: messageOf(thrown) })
+      return RESPONSE_ALREADY_SENT
+    }
   })
+}
+
+const pass: MiddlewareHandler = (_context, next) => next()
+
+async function answer(
+  context: ApiContext,
+  { route, call }: Handler,
+  signal: AbortSignal,
+): Promise<Response> {
+  const { incoming, outgoing } = context.env
+  const raw = await rawInput(context, route)
+  const body = bodyOf(incoming, route.body?.bytesMax ?? 0, signal)
+  const length = incoming.headers['content-length']
+  const bodyBytes = length === undefined ? undefined : Number(length)
+  const result = await call(raw, { signal, body, bodyBytes })
+  if (!('download' in result)) return Response.json(result.json)
+  // Who is still sending a body that nobody needs does not read the answer before its end.
+  if (route.body !== undefined) incoming.resume()
+  await sendOctets(outgoing, result.download, toHeaders(result.download.output), signal)
+  return RESPONSE_ALREADY_SENT
+}
+
+/** Fires when the caller goes before it has its answer. */
+function hangUp(outgoing: ServerResponse): AbortSignal {
+  const gone = new AbortController()
+  outgoing.once('close', () => {
+    if (!outgoing.writableFinished) gone.abort(new ShoalError('aborted', 'the caller hung up'))
+  })
+  return gone.signal
 }
 
 function mountEvents({ app, options, closing }: Mount, history: EventHistory): void {
@@ -134,14 +182,35 @@ function mountEvents({ app, options, closing }: Mount, history: EventHistory): v
   })
 }
 
-/** Path, query and body as one object; the path wins, so that a body cannot rename what the path names. */
-async function rawInput(context: Context, route: Route): Promise<Record<string, unknown>> {
-  const given = route.method === 'GET' ? context.req.query() : await jsonBody(context)
-  const named = pathParameters(route).map((name) => [name, context.req.param(name)])
-  return { ...given, ...Object.fromEntries(named) }
+/** What the caller gave, as one object; the path wins, so that a body cannot rename what the path names. */
+async function rawInput(context: ApiContext, route: Route): Promise<Record<string, unknown>> {
+  const { req } = context
+  const type = mediaType(req.header('content-type'))
+  if (sourceOf(route) === 'headers' && type !== OCTETS_TYPE) throw wrongType(OCTETS_TYPE)
+  const named = pathParameters(route).map((name) => [name, req.param(name)])
+  return { ...(await givenInput(context, route, type)), ...Object.fromEntries(named) }
 }
 
-async function jsonBody(context: Context): Promise<object> {
+async function givenInput(
+  context: ApiContext,
+  route: Route,
+  type: string | undefined,
+): Promise<object> {
+  const source = sourceOf(route)
+  if (source === 'query') return context.req.query()
+  if (source === 'headers') {
+    const fields = Object.keys(route.input.shape)
+    return Object.fromEntries(fields.map((field) => [field, context.req.header(headerName(field))]))
+  }
+  if (type !== JSON_TYPE) throw wrongType(JSON_TYPE)
+  return jsonBody(context)
+}
+
+function wrongType(type: string): ShoalError {
+  return new ShoalError('body_invalid', `send the header Content-Type: ${type}`)
+}
+
+async function jsonBody(context: ApiContext): Promise<object> {
   const text = await context.req.text()
   let body: unknown
   try {

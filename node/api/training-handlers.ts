@@ -1,0 +1,36 @@
+/** What the routes of outside trainers do. */
+import type { ShoalNode } from '../../src/node.ts'
+import { readSafetensors, writeSafetensors } from '../../src/tensor/safetensors.ts'
+import { bytesHandler, handler } from './handler.ts'
+import { ROUTES } from './routes.ts'
+
+export function trainingHandlers(node: ShoalNode) {
+  return {
+    parameters: bytesHandler(ROUTES.parameters, async ({ run }, { signal }) => {
+      const { schema, parameters, outerStep } = await node.parameters(run, signal)
+      return { output: { outerStep }, ...writeSafetensors(schema, parameters) }
+    }),
+    outerStep: bytesHandler(ROUTES.outerStep, async (input, { signal, body }) => {
+      const { run, innerSteps = node.manifest(run).innerSteps, ...step } = input
+      const script = node.trainingScript(run)
+      const { schema } = script
+      const result = await script.outerStep(
+        { ...step, innerSteps },
+        (target) => readSafetensors(body, schema, target),
+        signal,
+      )
+      const { parameters, partners, consensusDistance, ...output } = result
+      return {
+        output: {
+          ...output,
+          partners: [...partners],
+          consensusDistance: consensusDistance ?? undefined,
+        },
+        ...writeSafetensors(schema, parameters),
+      }
+    }),
+    progress: handler(ROUTES.progress, ({ run, ...progress }) =>
+      node.trainingScript(run).progress(progress),
+    ),
+  }
+}

@@ -1,0 +1,64 @@
+/** Routes of outside trainers. Parameters travel as safetensors. */
+import { z } from 'zod'
+import { DEADLINES, LIMITS } from '../../src/limits.ts'
+import { listed, numeric, oneRun, type Route } from './route.ts'
+
+const count = z.number().int().min(0)
+/** Parameters of the largest model, and a header of any reason. */
+const PARAMETERS_BYTES_MAX = 4 * LIMITS.parameters + (1 << 20)
+const FOR_SCRIPTS = { none: 'scripts train, people do not' }
+
+export const TRAINING_ROUTES = {
+  parameters: {
+    method: 'GET',
+    path: '/v1/runs/{run}/parameters',
+    summary:
+      'The newest outer parameters as safetensors, and the outer step that starts from them. Waits while a round of an outside trainer is under way.',
+    input: oneRun,
+    output: z.object({ outerStep: numeric(count) }),
+    answer: 'bytes',
+    deadlineMs: DEADLINES.apiLongMs,
+    command: { none: '`shoal checkpoint export` writes a model as a folder' },
+  },
+  outerStep: {
+    method: 'POST',
+    path: '/v1/runs/{run}/outer-step',
+    summary:
+      'Hands in the local parameters of an outer step, waits for its round and answers with the next outer parameters. A step that is committed already gets its result again; another step than the run is at is a conflict that names it.',
+    input: oneRun.extend({
+      outerStep: numeric(count),
+      /** What the contribution is weighed by. */
+      tokens: numeric(z.number().int().min(1).max(Number.MAX_SAFE_INTEGER)),
+      loss: numeric(z.number()),
+      /** Default: those of the manifest. */
+      innerSteps: numeric(z.number().int().min(1).max(1_000_000)).optional(),
+    }),
+    body: {
+      what: 'safetensors of the local parameters: names, shapes and F32 as in the run',
+      bytesMax: PARAMETERS_BYTES_MAX,
+    },
+    output: z.object({
+      outerStep: numeric(count),
+      nextOuterStep: numeric(count),
+      outcome: z.enum(['averaged', 'solo', 'stale']),
+      partners: listed,
+      consensusDistance: numeric(z.number()).optional(),
+    }),
+    answer: 'bytes',
+    deadlineMs: DEADLINES.apiLongMs,
+    command: FOR_SCRIPTS,
+  },
+  progress: {
+    method: 'POST',
+    path: '/v1/runs/{run}/progress',
+    summary:
+      'A sign of life of an outside trainer, every few seconds, with what it has done of this outer step. Answers whether the rest of the swarm is done with it.',
+    input: oneRun.extend({
+      innerStep: count.optional(),
+      loss: z.number().optional(),
+      tokens: count.optional(),
+    }),
+    output: z.object({ enough: z.boolean() }),
+    command: FOR_SCRIPTS,
+  },
+} as const satisfies Record<string, Route>

@@ -31,6 +31,12 @@ export const LIMITS = {
   rpcMethodLength: 64,
   /** Peers in one averaging group: the final merge of small swarms is all-to-all. */
   groupPeers: 32,
+  /** Own contributions to past rounds kept for peers that replay them: 32 rounds bring back a joiner ten times slower. */
+  keptRounds: 32,
+  /** Bytes of these; the last three rounds are kept whatever they weigh, for partners that are a little slower. */
+  keptRoundBytes: 256 << 20,
+  /** Snapshots kept for joiners that fetch them, each as large as the model. */
+  snapshotsKept: 4,
   /** Members of a run that a node keeps in its view. */
   runPeers: 4096,
   /** One signed envelope of shared state: a record is < 1 KiB, a board snapshot some KiB. */
@@ -127,8 +133,12 @@ export const DEADLINES = {
   trainerSilentMs: 15_000,
   /** Another peer's attempt to reach this node. */
   dialBackMs: 5_000,
+  /** Finding out how a NAT behaves: some questions, each repeated, one that a filter never answers. */
+  natProbeMs: 10_000,
   /** One chunk of 1 MiB: 15 s is 70 KB/s. */
   chunkMs: 15_000,
+  /** A relay's answer: it may have to ask the called peer first. */
+  relayMs: 10_000,
   /** Look-up of providers in the DHT. */
   findProvidersMs: 15_000,
   /** Announcing one CID. */

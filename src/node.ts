@@ -142,9 +142,10 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
       for (const listener of listeners) listener(event)
     },
   )
-  await runs.resume()
+  // Blobs that nobody keeps belong to a run that could not be read now; another version may.
+  const isWhole = await runs.resume()
   const blobs = await createSharedBlobs({ network, records, references, blobExchange })
-  await references.sweep()
+  if (isWhole) await references.sweep()
 
   return {
     peerId: network.peerId,

@@ -3,7 +3,8 @@
  *
  * A peer may die after it gave its contribution, or its list of those it has, to some members but not to all. All who
  * are left must leave it out, whatever each of them has seen of it. So the set is one in which everybody has everybody:
- * as long as somebody in it lacks somebody else in it, the peer goes that is part of most such gaps.
+ * as long as somebody in it lacks somebody else in it, the peer goes that is part of most such gaps; of two in one gap
+ * the one that is lacked, since the other could not combine it anyway.
  */
 
 /** What a peer has collected, itself included; undefined when it did not say. */
@@ -16,31 +17,36 @@ export type CollectedSets = ReadonlyMap<string, readonly string[] | undefined>
 export function agreedPeers(sets: CollectedSets): string[] {
   const agreed = new Set(sets.keys())
   for (;;) {
-    const gaps = gapsOf(sets, agreed)
-    const worst = [...gaps].reduce<[string, number] | undefined>(
-      (most, [peer, count]) =>
-        most === undefined || count > most[1] || (count === most[1] && peer > most[0])
-          ? [peer, count]
-          : most,
-      undefined,
+    const [worst] = gapsOf(sets, agreed).sort(
+      (a, b) => b.gaps - a.gaps || b.lacked - a.lacked || (a.peer < b.peer ? 1 : -1),
     )
     if (worst === undefined) return [...agreed].sort()
-    agreed.delete(worst[0])
+    agreed.delete(worst.peer)
   }
 }
 
-/** How many gaps within `agreed` each peer is part of: it lacks another, or another lacks it. */
-function gapsOf(sets: CollectedSets, agreed: ReadonlySet<string>): Map<string, number> {
-  const gaps = new Map<string, number>()
-  const count = (peer: string): void => void gaps.set(peer, (gaps.get(peer) ?? 0) + 1)
+interface Gaps {
+  peer: string
+  /** How often it lacks another or is lacked. */
+  gaps: number
+  lacked: number
+}
+
+/** The peers within `agreed` that are part of gaps. */
+function gapsOf(sets: CollectedSets, agreed: ReadonlySet<string>): Gaps[] {
+  const found = new Map<string, Gaps>()
+  const count = (peer: string, lacked: number): void => {
+    const { gaps, lacked: before } = found.get(peer) ?? { gaps: 0, lacked: 0 }
+    found.set(peer, { peer, gaps: gaps + 1, lacked: before + lacked })
+  }
   for (const peer of agreed) {
     const collected = sets.get(peer)
     if (collected === undefined) continue
     for (const other of agreed) {
       if (other === peer || collected.includes(other)) continue
-      count(peer)
-      count(other)
+      count(peer, 0)
+      count(other, 1)
     }
   }
-  return gaps
+  return [...found.values()]
 }

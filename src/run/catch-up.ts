@@ -1,15 +1,23 @@
 /**
  * Taking over the state of others: for a late joiner, a peer that fell behind, one whose parameters differ from the
  * majority in an all-reduce run, and one that arrives after the final merge.
+ *
+ * Everything fetched is content-addressed and verified chunk by chunk; what is here stays until the whole is here, so
+ * that a donor may die at any byte and the next goes on. A slow joiner has the donor keep its snapshot.
  */
 import { z } from 'zod'
+import { abortReason } from '../clock.ts'
 import { messageOf, ShoalError } from '../errors.ts'
+import { LIMITS } from '../limits.ts'
+import type { BlobSources } from '../net/transfer.ts'
 import type { Member } from '../state/shared-state.ts'
 import { encodeCbor, parseCid } from '../store/content.ts'
 import { parseMessage } from '../store/message.ts'
-import { fetchCheckpoint, type Checkpoint } from './checkpoint.ts'
+import { isFiniteVector } from '../tensor/vector.ts'
+import { fetchCheckpoint, vectorHash, type Checkpoint } from './checkpoint.ts'
 import type { KeptCheckpoint } from './run-store.ts'
 import type { RunContext } from './run-context.ts'
+import { LEASE_RENEWAL_MS } from './snapshot-leases.ts'
 import { loadVector } from './vector-blobs.ts'
 
 const snapshotReplySchema = z.strictObject({
@@ -20,6 +28,8 @@ const snapshotReplySchema = z.strictObject({
 
 /** Donors asked before a catch-up gives up. */
 const DONORS_ASKED = 4
+/** All-reduce runs: a checkpoint is recent enough when so many rounds since then can be replayed. */
+const REPLAYED_ROUNDS = LIMITS.keptRounds / 2
 
 export interface CaughtUp {
   checkpoint: Checkpoint
@@ -36,26 +46,39 @@ export function donors(run: RunContext): Member[] {
     .sort((a, b) => b.record.outerStep - a.record.outerStep || (a.peer < b.peer ? -1 : 1))
 }
 
-/** Fetches the state of `candidates` in turn. Throws `blob_unavailable` when none of them could give it. */
+/**
+ * Fetches the state of `candidates`: a checkpoint that several of them hold, or else a snapshot of one after the other.
+ * Throws `blob_unavailable` when none of them could give it.
+ */
 export async function catchUp(
   run: RunContext,
   candidates: readonly Member[],
   signal: AbortSignal,
 ): Promise<CaughtUp> {
   const reasons: string[] = []
-  for (const { peer } of candidates.slice(0, DONORS_ASKED)) {
-    try {
-      const snapshot = await askSnapshot(run, peer, signal)
-      return await fetchSnapshot(
-        run,
-        snapshot,
-        [peer, ...candidates.map((member) => member.peer)],
-        signal,
-      )
-    } catch (thrown) {
-      signal.throwIfAborted()
-      reasons.push(`${peer.slice(-8)}: ${messageOf(thrown)}`)
+  const releases: (() => Promise<void>)[] = []
+  const keep = (cids: string[]): void => void releases.push(run.store.retain(cids))
+  const attempts = [
+    ...sharedCheckpoints(run, candidates).map(({ name, sources, cid, outerStep }) => ({
+      name,
+      fetch: () => fetchState(run, { cid, outerStep }, sources, { signal, keep }),
+    })),
+    ...candidates.slice(0, DONORS_ASKED).map(({ peer }) => ({
+      name: peer.slice(-8),
+      fetch: () => fetchFrom(run, peer, { signal, keep }),
+    })),
+  ]
+  try {
+    for (const { name, fetch } of attempts) {
+      try {
+        return await fetch()
+      } catch (thrown) {
+        if (signal.aborted) throw abortReason(signal)
+        reasons.push(`${name}: ${messageOf(thrown)}`)
+      }
     }
+  } finally {
+    for (const release of releases) await release()
   }
   throw new ShoalError(
     'blob_unavailable',
@@ -63,66 +86,99 @@ export async function catchUp(
   )
 }
 
+/** The newest checkpoint that more than one of them has published, unless it is too old to start from. */
+function sharedCheckpoints(
+  run: RunContext,
+  members: readonly Member[],
+): { name: string; sources: string[]; cid: string; outerStep: number }[] {
+  const front = Math.max(0, ...members.map(({ record }) => record.outerStep))
+  const oldest = front - (run.manifest.averaging.rule === 'diloco' ? REPLAYED_ROUNDS : 0)
+  const published = members
+    .map(({ record: { checkpoint, checkpointStep } }) => ({
+      cid: checkpoint,
+      outerStep: checkpointStep,
+    }))
+    .filter(({ outerStep }) => outerStep !== null && outerStep >= oldest)
+    .sort((a, b) => (b.outerStep ?? 0) - (a.outerStep ?? 0))
+  for (const { cid, outerStep } of published) {
+    const holders = members.filter(({ record }) => record.checkpoint === cid)
+    if (cid === null || outerStep === null || holders.length < 2) continue
+    return [{ name: 'shared checkpoint', sources: holders.map(({ peer }) => peer), cid, outerStep }]
+  }
+  return []
+}
+
+interface FetchOptions {
+  signal: AbortSignal
+  keep: (cids: string[]) => void
+}
+
+/** A snapshot of one donor, which keeps it as long as it is fetched; others who fetch it too help. */
+async function fetchFrom(run: RunContext, donor: string, options: FetchOptions): Promise<CaughtUp> {
+  const snapshot = await askSnapshot(run, donor, null, options.signal)
+  const done = new AbortController()
+  const renewing = renew(run, donor, snapshot.cid, AbortSignal.any([options.signal, done.signal]))
+  const sources = (): string[] => [
+    donor,
+    ...run.membership
+      .others()
+      .filter(({ record }) => record.status === 'joining')
+      .map(({ peer }) => peer),
+  ]
+  try {
+    return await fetchState(run, snapshot, sources, options)
+  } finally {
+    done.abort()
+    await renewing
+  }
+}
+
+/** Asks for the snapshot again and again, so that it is kept. Ends with the signal; never rejects. */
+async function renew(
+  run: RunContext,
+  donor: string,
+  cid: string,
+  signal: AbortSignal,
+): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      await run.clock.sleep(LEASE_RENEWAL_MS, signal)
+      await askSnapshot(run, donor, cid, signal)
+    } catch {
+      // The fetch itself finds out whether the donor is still there.
+    }
+  }
+}
+
 async function askSnapshot(
   run: RunContext,
   peer: string,
+  cid: string | null,
   signal: AbortSignal,
 ): Promise<KeptCheckpoint> {
-  const reply = await run.network.rpc.call(peer, 'run/snapshot', encodeCbor({ run: run.id }), {
-    signal,
-  })
+  const request = encodeCbor({ run: run.id, cid })
+  const reply = await run.network.rpc.call(peer, 'run/snapshot', request, { signal })
   return parseMessage(snapshotReplySchema, reply, 'snapshot reply')
 }
 
-async function fetchSnapshot(
+async function fetchState(
   run: RunContext,
-  { cid, outerStep }: KeptCheckpoint,
-  sources: readonly string[],
-  signal: AbortSignal,
+  { cid, outerStep }: Pick<KeptCheckpoint, 'cid' | 'outerStep'>,
+  sources: BlobSources,
+  options: FetchOptions,
 ): Promise<CaughtUp> {
-  const expected = { run: run.id, schemaHash: run.manifest.schemaHash, elements: run.elements }
-  const checkpoint = await fetchCheckpoint(
-    parseCid(cid),
-    expected,
-    [...new Set(sources)],
-    run.blobExchange,
-    { signal },
-  )
+  const { elements, blobs, blobExchange } = run
+  const expected = { run: run.id, schemaHash: run.manifest.schemaHash, elements }
+  const checkpoint = await fetchCheckpoint(parseCid(cid), expected, sources, blobExchange, options)
   if (checkpoint.outerStep !== outerStep)
     throw new ShoalError('message_invalid', 'the snapshot is of another step')
-  const release = run.store.retain([
-    cid,
-    ...checkpoint.parameters.chunks,
-    ...(checkpoint.momentum?.chunks ?? []),
-  ])
-  try {
-    const { elements, blobs } = run
-    return {
-      checkpoint,
-      parameters: await loadVector(checkpoint.parameters, elements, blobs),
-      momentum:
-        checkpoint.momentum === null
-          ? null
-          : await loadVector(checkpoint.momentum, elements, blobs),
-    }
-  } finally {
-    await release()
-  }
-}
-
-/**
- * Members whose parameters this peer should take over: in an all-reduce run, a strict majority at the same outer step
- * with one hash that is not its own. Empty when there is nothing to repair.
- */
-export function majorityAgainst(run: RunContext): Member[] {
-  const { outerStep, parametersHash } = run.progress
-  if (run.manifest.averaging.rule !== 'diloco' || parametersHash === null) return []
-  const peers = run.membership
-    .others()
-    .filter(({ record }) => record.outerStep === outerStep && record.parametersHash !== null)
-  for (const hash of new Set(peers.map(({ record }) => record.parametersHash))) {
-    const holders = peers.filter(({ record }) => record.parametersHash === hash)
-    if (hash !== parametersHash && holders.length * 2 > peers.length + 1) return holders
-  }
-  return []
+  const majority = run.hashVotes.majority(outerStep)
+  if (majority !== undefined && majority !== vectorHash(checkpoint.parameters))
+    throw new ShoalError('message_invalid', 'the majority of the members has other parameters')
+  const parameters = await loadVector(checkpoint.parameters, elements, blobs)
+  const momentum =
+    checkpoint.momentum === null ? null : await loadVector(checkpoint.momentum, elements, blobs)
+  if (!isFiniteVector(parameters) || (momentum !== null && !isFiniteVector(momentum)))
+    throw new ShoalError('message_invalid', 'the snapshot holds numbers that are not finite')
+  return { checkpoint, parameters, momentum }
 }

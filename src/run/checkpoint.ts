@@ -10,6 +10,7 @@ import { ShoalError } from '../errors.ts'
 import { hashOf } from '../random.ts'
 import { LIMITS } from '../limits.ts'
 import type { BlobExchange } from '../net/blobs.ts'
+import type { BlobSources } from '../net/transfer.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { cidOf, encodeCbor, parseCid } from '../store/content.ts'
 import { parseMessage } from '../store/message.ts'
@@ -30,11 +31,11 @@ export const checkpointSchema = z.strictObject({
 })
 export type Checkpoint = z.infer<typeof checkpointSchema>
 
-export async function storeCheckpoint(checkpoint: Checkpoint, blobs: BlobStore): Promise<CID> {
+export async function encodeCheckpoint(
+  checkpoint: Checkpoint,
+): Promise<{ cid: CID; bytes: Uint8Array }> {
   const bytes = encodeCbor(checkpointSchema.parse(checkpoint))
-  const cid = await cidOf(bytes, 'dag-cbor')
-  await blobs.put(cid, bytes)
-  return cid
+  return { cid: await cidOf(bytes, 'dag-cbor'), bytes }
 }
 
 export function decodeCheckpoint(bytes: Uint8Array): Checkpoint {
@@ -54,18 +55,17 @@ export function checkpointChunks({ parameters, momentum }: Checkpoint): string[]
 
 /**
  * Fetches a checkpoint of `run` by CID, verifies that it fits the model, and brings all its chunks into the store.
- * Throws `schema_mismatch` or `message_invalid` when it is not what it should be, `blob_unavailable` when no source helps.
+ * `keep` is told what is about to be fetched, so that nothing of it is deleted meanwhile. Throws `schema_mismatch` or `message_invalid` when it is not what it should be, `blob_unavailable` when no source helps.
  */
 export async function fetchCheckpoint(
   cid: CID,
   expected: { run: string; schemaHash: string; elements: number },
-  sources: readonly string[],
+  sources: BlobSources,
   exchange: BlobExchange,
-  options: { signal: AbortSignal; onProgress?: (done: number, total: number) => void },
+  { signal, keep = () => {} }: { signal: AbortSignal; keep?: (cids: string[]) => void },
 ): Promise<Checkpoint> {
-  const checkpoint = decodeCheckpoint(
-    await exchange.fetch(cid, sources, { signal: options.signal }),
-  )
+  keep([cid.toString()])
+  const checkpoint = decodeCheckpoint(await exchange.fetch(cid, sources, { signal }))
   if (checkpoint.run !== expected.run)
     throw new ShoalError('message_invalid', 'the checkpoint is of another run')
   if (checkpoint.schemaHash !== expected.schemaHash) {
@@ -81,7 +81,9 @@ export async function fetchCheckpoint(
   if (!vectors.every((vector) => isVectorOf(vector, expected.elements))) {
     throw new ShoalError('message_invalid', 'the checkpoint has the wrong size for its model')
   }
-  await exchange.fetchAll(checkpointChunks(checkpoint).map(parseCid), sources, options)
+  const chunks = checkpointChunks(checkpoint)
+  keep(chunks)
+  await exchange.fetchAll(chunks.map(parseCid), sources, { signal })
   return checkpoint
 }
 

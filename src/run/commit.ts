@@ -3,7 +3,7 @@
  *
  * Hashing and writing run beside the next inner steps; the next round waits for them before it changes the vectors.
  */
-import { storeCheckpoint, vectorHash, type Checkpoint } from './checkpoint.ts'
+import { encodeCheckpoint, vectorHash, type Checkpoint } from './checkpoint.ts'
 import { bytesReceived, bytesSent, type ReadyRun, type RunContext } from './run-context.ts'
 import { CHECKPOINTS_KEPT, type KeptCheckpoint, type StoredState } from './run-store.ts'
 
@@ -74,9 +74,11 @@ async function storeState(
     ].slice(-CHECKPOINTS_KEPT)
     state.checkpoints = progress.checkpoints
   }
-  await store.commit(state)
-  run.committed = state
-  progress.parametersHash = vectorHash(state.parameters)
+  await store.commit(state, () => {
+    run.committed = state
+    progress.parametersHash = vectorHash(state.parameters)
+  })
+  await run.snapshots.expire()
 }
 
 async function publishCheckpoint(
@@ -84,7 +86,8 @@ async function publishCheckpoint(
   state: StoredState,
   isFinal: boolean,
 ): Promise<KeptCheckpoint> {
-  const cid = await storeCheckpoint(checkpointOf(run, state, isFinal), run.blobs)
+  const { cid, bytes } = await encodeCheckpoint(checkpointOf(run, state, isFinal))
+  await run.store.blobs.put(cid, bytes)
   const kept: KeptCheckpoint = { cid: cid.toString(), outerStep: state.outerStep, final: isFinal }
   run.emit({
     type: 'checkpoint',
@@ -95,7 +98,11 @@ async function publishCheckpoint(
 }
 
 /** The checkpoint of a committed state. Momentum travels only where all peers share it. */
-export function checkpointOf(run: RunContext, state: StoredState, isFinal: boolean): Checkpoint {
+export function checkpointOf(
+  run: Pick<RunContext, 'id' | 'manifest'>,
+  state: StoredState,
+  isFinal: boolean,
+): Checkpoint {
   return {
     version: 1,
     run: run.id,
@@ -104,44 +111,5 @@ export function checkpointOf(run: RunContext, state: StoredState, isFinal: boole
     parameters: state.parameters,
     momentum: run.manifest.averaging.rule === 'diloco' && !isFinal ? state.momentum : null,
     final: isFinal,
-  }
-}
-
-/** How long a snapshot's chunks are kept for the peer that asked for it. */
-const SNAPSHOT_KEPT_MS = 120_000
-
-/** A checkpoint of the last committed state for a late joiner; its chunks stay while it is fetched. */
-export async function snapshotOf(
-  run: RunContext,
-  signal: AbortSignal,
-): Promise<KeptCheckpoint | undefined> {
-  const state = run.committed
-  if (state === undefined) return undefined
-  const newest = run.progress.checkpoints.at(-1)
-  if (newest?.outerStep === state.outerStep) return newest
-  const checkpoint = checkpointOf(run, state, false)
-  const release = run.store.retain([
-    ...checkpoint.parameters.chunks,
-    ...(checkpoint.momentum?.chunks ?? []),
-  ])
-  const cid = await storeCheckpoint(checkpoint, run.blobs)
-  const releaseManifest = run.store.retain([cid.toString()])
-  // In the background: nobody waits for the end of the grace period.
-  void releaseLater(run, [release, releaseManifest], signal)
-  return { cid: cid.toString(), outerStep: state.outerStep, final: false }
-}
-
-async function releaseLater(
-  run: RunContext,
-  releases: (() => Promise<void>)[],
-  signal: AbortSignal,
-): Promise<void> {
-  try {
-    await run.clock.sleep(SNAPSHOT_KEPT_MS, signal)
-    for (const release of releases) await release()
-  } catch (thrown) {
-    // When the run stops, its blobs stay for the next start.
-    if (!signal.aborted)
-      run.logger.warn('snapshot_not_released', { run: run.id, reason: String(thrown) })
   }
 }

@@ -1,5 +1,6 @@
 /** Pulling a contribution, and asking what a peer collected: the asking side of `exchange.ts`. */
-import { ShoalError } from '../errors.ts'
+import { withDeadline, type Clock } from '../clock.ts'
+import { asFault, ShoalError, type FaultCode } from '../errors.ts'
 import { DEADLINES, LIMITS } from '../limits.ts'
 import type { PeerRpc } from '../net/network.ts'
 import { encodeCbor } from '../store/content.ts'
@@ -12,76 +13,150 @@ import {
   type ContributionHeader,
   type RoundKey,
 } from './contribution.ts'
-import { offerReplySchema, POLL_MS, setReplySchema, type Refusal } from './exchange-messages.ts'
+import {
+  ANSWER_MS,
+  offerReplySchema,
+  POLL_MS,
+  setReplySchema,
+  type Refusal,
+} from './exchange-messages.ts'
 
-export type Pulled =
-  | { kind: 'contribution'; contribution: Contribution; bytes: number }
-  | { kind: 'refused'; refusal: Refusal; message: string; outerStep: number | null }
+interface Refused {
+  kind: 'refused'
+  refusal: Refusal
+  message: string
+  outerStep: number | null
+}
+
+export type Pulled = (
+  { kind: 'contribution'; contribution: Contribution; bytes: number } | Refused
+) & {
+  /** Until the header was here; null when it never was. */
+  waitedMs: number | null
+  /** From the header to the last chunk, or to the deadline that this missed; null when there is nothing to learn. */
+  transferredMs: number | null
+}
+
+interface Asking {
+  rpc: PeerRpc
+  clock: Clock
+  run: string
+}
 
 export interface PullOptions {
   plan: readonly ChunkPlan[]
   schemaHash: string
   signal: AbortSignal
-  /** Whether to wait for a partner that has not finished its inner steps. */
-  patient: boolean
+  /** How long the peer may take to answer with a header. */
+  patienceMs: number
+  /** Whether to wait so long for a peer that has not finished its inner steps. */
+  waits: boolean
+  /** How long the chunks may take. */
+  transferMs: number
 }
 
+/** Never rejects: whatever goes wrong is a refusal. */
 export async function pullContribution(
-  rpc: PeerRpc,
-  run: string,
+  asking: Asking,
   peer: string,
   key: RoundKey,
   options: PullOptions,
 ): Promise<Pulled> {
+  const { rpc, clock, run } = asking
+  const { plan, signal, patienceMs, transferMs } = options
+  const startedMs = clock.now()
+  const times: Pick<Pulled, 'waitedMs' | 'transferredMs'> = { waitedMs: null, transferredMs: null }
   try {
-    const answer = await askHeader(rpc, run, peer, key, options)
-    if ('kind' in answer) return answer
+    const answer = await withDeadline(
+      clock,
+      patienceMs,
+      'waiting for a partner',
+      signal,
+      (limited) => askHeader(asking, peer, key, { ...options, signal: limited }),
+    )
+    if ('kind' in answer) return { ...answer, ...times }
     const problem = headerProblem(answer, run, key, options)
-    if (problem !== undefined) return { kind: 'refused', ...problem, outerStep: null }
-    const chunks = await pullChunks(rpc, run, peer, key, answer, options)
-    const bytes = contributionBytes(options.plan)
-    return {
-      kind: 'contribution',
-      contribution: { peer, header: answer, plan: options.plan, chunks },
-      bytes,
-    }
+    if (problem !== undefined) return { kind: 'refused', ...problem, outerStep: null, ...times }
+    const answeredMs = clock.now()
+    times.waitedMs = answeredMs - startedMs
+    // Unless it succeeds, what is known is that it takes longer.
+    times.transferredMs = transferMs
+    const chunks = await withDeadline(
+      clock,
+      transferMs,
+      'receiving a contribution',
+      signal,
+      (limited) => pullChunks(rpc, run, peer, key, answer, { plan, signal: limited }),
+    )
+    times.transferredMs = clock.now() - answeredMs
+    const contribution = { peer, header: answer, plan, chunks }
+    return { kind: 'contribution', contribution, bytes: contributionBytes(plan), ...times }
   } catch (thrown) {
-    const code = thrown instanceof ShoalError ? thrown.code : 'internal'
-    const refusal: Refusal =
-      code === 'message_invalid' || code === 'blob_corrupt'
-        ? 'invalid'
-        : code === 'limit_exceeded'
-          ? 'quota'
-          : 'unreachable'
-    const message = thrown instanceof Error ? thrown.message : String(thrown)
-    return { kind: 'refused', refusal, message, outerStep: null }
+    const { code, message } = asFault(thrown)
+    const transferredMs = code === 'timeout' ? times.transferredMs : null
+    return {
+      kind: 'refused',
+      refusal: REFUSAL_OF[code] ?? 'unreachable',
+      message,
+      outerStep: null,
+      ...times,
+      transferredMs,
+    }
   }
 }
 
+const REFUSAL_OF: Partial<Record<FaultCode, Refusal>> = {
+  message_invalid: 'invalid',
+  blob_corrupt: 'invalid',
+  limit_exceeded: 'quota',
+  not_found: 'stale',
+}
+
+/** How long, and how often, a partner that cannot be reached is tried. */
+const REACH_MS = 2_000
+const REACH_AGAIN_MS = 250
+const ASK_AGAIN_MS = 20
+
+/**
+ * Asks until the peer has a contribution, refuses for good, or the signal fires. A partner that cannot be reached is
+ * tried again for a moment: the address of one that has just joined may still be on its way.
+ */
 async function askHeader(
-  rpc: PeerRpc,
-  run: string,
+  { rpc, clock, run }: Asking,
   peer: string,
   key: RoundKey,
-  { signal, patient }: PullOptions,
-): Promise<ContributionHeader | Extract<Pulled, { kind: 'refused' }>> {
+  { signal, patienceMs, waits }: PullOptions,
+): Promise<ContributionHeader | Refused> {
+  const startedMs = clock.now()
   for (;;) {
-    const waitMs = patient ? POLL_MS : 0
-    const request = encodeCbor({ run, ...key, waitMs })
-    const reply = await rpc.call(peer, 'round/offer', request, {
-      signal,
-      deadlineMs: waitMs + DEADLINES.rpcMs,
-    })
-    const answer = parseMessage(offerReplySchema, reply, 'answer to an offer')
-    if ('header' in answer) return answer.header
-    if (answer.refusal === 'not_ready' && patient && !signal.aborted) continue
-    return {
-      kind: 'refused',
-      refusal: answer.refusal,
-      message: `outer step ${answer.outerStep} there, ${key.outerStep} here`,
-      outerStep: answer.outerStep,
+    const elapsedMs = clock.now() - startedMs
+    const leftMs = Math.max(0, patienceMs - elapsedMs)
+    // Its answer takes time to come back.
+    const waitMs = waits ? Math.min(POLL_MS, Math.max(leftMs / 2, leftMs - ANSWER_MS)) : 0
+    const request = encodeCbor({ run, ...key, waitMs: Math.floor(waitMs) })
+    const deadlineMs = Math.min(leftMs, waitMs + DEADLINES.rpcMs)
+    try {
+      const reply = await rpc.call(peer, 'round/offer', request, { signal, deadlineMs })
+      const answer = parseMessage(offerReplySchema, reply, 'answer to an offer')
+      if ('header' in answer) return answer.header
+      if (answer.refusal !== 'not_ready' || !waits || signal.aborted)
+        return refusedWith(answer, key)
+      // It holds its answer back for as long as it was asked to; one that does not is not asked the faster for it.
+      await clock.sleep(ASK_AGAIN_MS, signal)
+    } catch (thrown) {
+      const isGone = !waits || elapsedMs > REACH_MS
+      if (isGone || asFault(thrown).code !== 'peer_unreachable') throw thrown
+      await clock.sleep(REACH_AGAIN_MS, signal)
     }
   }
+}
+
+function refusedWith(
+  { refusal, outerStep }: { refusal: Refusal; outerStep: number },
+  key: RoundKey,
+): Refused {
+  const message = `outer step ${outerStep} there, ${key.outerStep} here`
+  return { kind: 'refused', refusal, message, outerStep }
 }
 
 function headerProblem(
@@ -106,7 +181,7 @@ async function pullChunks(
   peer: string,
   key: RoundKey,
   header: ContributionHeader,
-  { plan, signal }: PullOptions,
+  { plan, signal }: Pick<PullOptions, 'plan' | 'signal'>,
 ): Promise<Uint8Array[]> {
   const chunks: Uint8Array[] = Array.from({ length: plan.length })
   const failure = new AbortController()
@@ -140,19 +215,19 @@ async function pullChunks(
   return chunks
 }
 
+/** The peers whose contributions `peer` has collected; undefined when it does not tell within `patienceMs`. */
 export async function askCollected(
   rpc: PeerRpc,
   run: string,
   peer: string,
   key: RoundKey,
-  signal: AbortSignal,
+  { signal, patienceMs }: Pick<PullOptions, 'signal' | 'patienceMs'>,
 ): Promise<string[] | undefined> {
   try {
-    const request = encodeCbor({ run, ...key, waitMs: POLL_MS })
-    const reply = await rpc.call(peer, 'round/set', request, {
-      signal,
-      deadlineMs: POLL_MS + DEADLINES.rpcMs,
-    })
+    const waitMs = Math.floor(Math.min(POLL_MS, Math.max(patienceMs / 2, patienceMs - ANSWER_MS)))
+    const request = encodeCbor({ run, ...key, waitMs })
+    const options = { signal, deadlineMs: patienceMs }
+    const reply = await rpc.call(peer, 'round/set', request, options)
     return parseMessage(setReplySchema, reply, 'set of contributions').peers
   } catch {
     return undefined

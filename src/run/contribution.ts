@@ -16,8 +16,11 @@ import { encodeWithFeedback } from '../optim/error-feedback.ts'
 import { norm } from '../tensor/vector.ts'
 import type { Averaging } from './manifest.ts'
 
-/** `outer`: the round of an outer step. `merge-N`: stage N of the final merge. */
-export const PHASES = ['outer', 'merge-0', 'merge-1'] as const
+/**
+ * `outer`: the round of an outer step. `rejoin`: parameters of peers that were apart, after the outer step that showed
+ * it. `merge-N`: stage N of the final merge.
+ */
+export const PHASES = ['outer', 'rejoin', 'merge-0', 'merge-1'] as const
 export type Phase = (typeof PHASES)[number]
 
 export interface RoundKey {
@@ -48,6 +51,10 @@ export const contributionHeaderSchema = z.strictObject({
   weight: z.number().int().min(1).max(Number.MAX_SAFE_INTEGER),
   /** L2 norm of the pseudo-gradient, before error feedback and encoding; 0 in a merge. */
   norm: z.number().min(0).max(1e30),
+  /** Hash of the outer parameters that the pseudo-gradient starts from, where all peers should hold equal ones. */
+  base: z.string().max(64).nullable(),
+  /** Whether these are of a time apart from the swarm, and are to be merged with the others' instead of given up. */
+  rejoins: z.boolean(),
   digests: z.array(z.instanceof(Uint8Array).refine((digest) => digest.length === 32)).max(4096),
 })
 export type ContributionHeader = z.infer<typeof contributionHeaderSchema>
@@ -89,6 +96,8 @@ export async function encodeContribution(
     key: RoundKey
     schemaHash: string
     weight: number
+    base?: string | null
+    rejoins?: boolean
     plan: readonly ChunkPlan[]
     vectors: Partial<Record<Part, Float32Array>>
     /** Error feedback of the pseudo-gradient; the residual is changed in place. */
@@ -124,6 +133,8 @@ export async function encodeContribution(
       schemaHash: input.schemaHash,
       weight: Math.max(1, Math.round(input.weight)),
       norm: pseudoGradient === undefined ? 0 : norm(pseudoGradient),
+      base: input.base ?? null,
+      rejoins: input.rejoins ?? false,
       digests,
     },
   }

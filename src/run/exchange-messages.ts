@@ -38,3 +38,5 @@ export const setReplySchema = z.strictObject({
 
 /** One poll waits no longer than this at the other side: what has not come by then is asked for again. */
 export const POLL_MS = 15_000
+/** Patience that the way of an answer back is given. */
+export const ANSWER_MS = 1_000

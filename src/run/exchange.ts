@@ -7,7 +7,7 @@
  * serves a contribution to each partner at most twice; a peer that is behind is told so; nothing here outlives its
  * signal.
  */
-import type { Clock } from '../clock.ts'
+import { withDeadline, type Clock } from '../clock.ts'
 import { ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import type { Metrics } from '../metrics.ts'
@@ -20,7 +20,7 @@ import {
   type Pulled,
   type PullOptions,
 } from './contribution-pull.ts'
-import type { Contribution, RoundKey } from './contribution.ts'
+import { contributionBytes, type Contribution, type RoundKey } from './contribution.ts'
 import {
   chunkRequestSchema,
   POLL_MS,
@@ -28,8 +28,8 @@ import {
   type Refusal,
 } from './exchange-messages.ts'
 
-/** Contributions kept after their round, so that a slower partner still gets them. */
-const KEPT_ROUNDS = 3
+/** Rounds whose contributions are kept whatever they weigh: partners within the tolerated staleness ask for them. */
+const KEPT_ROUNDS_MIN = 3
 
 interface Entry {
   key: RoundKey
@@ -47,7 +47,11 @@ export interface Exchange {
   setCollected(key: RoundKey, peers: readonly string[]): void
   pull(peer: string, key: RoundKey, options: PullOptions): Promise<Pulled>
   /** The set another peer collected; undefined when it does not answer in time. */
-  collectedBy(peer: string, key: RoundKey, signal: AbortSignal): Promise<string[] | undefined>
+  collectedBy(
+    peer: string,
+    key: RoundKey,
+    options: Pick<PullOptions, 'signal' | 'patienceMs'>,
+  ): Promise<string[] | undefined>
   bytesSent(): number
   bytesReceived(): number
   close(): void
@@ -106,22 +110,20 @@ export function createExchangeService(deps: {
 function createExchange(
   run: string,
   open: OpenRun,
-  { rpc, metrics }: { rpc: PeerRpc; metrics: Metrics },
+  { rpc, clock, metrics }: { rpc: PeerRpc; clock: Clock; metrics: Metrics },
   onClose: () => void,
 ): Exchange {
+  const asking = { rpc, clock, run }
   return {
     offer(key, contribution) {
-      open.entries = open.entries
-        .filter(
-          (entry) => entry.key.outerStep > key.outerStep - KEPT_ROUNDS && !sameKey(entry.key, key),
-        )
-        .concat({
-          key,
-          contribution,
-          header: encodeCbor({ header: contribution.header }),
-          served: new Map(),
-          collected: undefined,
-        })
+      const entry: Entry = {
+        key,
+        contribution,
+        header: encodeCbor({ header: contribution.header }),
+        served: new Map(),
+        collected: undefined,
+      }
+      open.entries = keptEntries([entry, ...open.entries.filter((old) => !sameKey(old.key, key))])
       wake(open)
     },
     setCollected(key, peers) {
@@ -130,7 +132,7 @@ function createExchange(
       wake(open)
     },
     async pull(peer, key, options) {
-      const pulled = await pullContribution(rpc, run, peer, key, options)
+      const pulled = await pullContribution(asking, peer, key, options)
       if (pulled.kind === 'contribution') {
         open.bytesReceived += pulled.bytes
         metrics.add('round_bytes_received_total', pulled.bytes)
@@ -139,7 +141,7 @@ function createExchange(
       }
       return pulled
     },
-    collectedBy: (peer, key, signal) => askCollected(rpc, run, peer, key, signal),
+    collectedBy: (peer, key, options) => askCollected(rpc, run, peer, key, options),
     bytesSent: () => open.bytesSent,
     bytesReceived: () => open.bytesReceived,
     close() {
@@ -210,33 +212,52 @@ async function serveChunk(
   return chunk
 }
 
+/** Of the entries, newest first, those that are kept. */
+function keptEntries(entries: readonly Entry[]): Entry[] {
+  const rounds = new Set<number>()
+  let bytes = 0
+  return entries.filter(({ key, contribution }) => {
+    rounds.add(key.outerStep)
+    bytes += contributionBytes(contribution.plan)
+    const fits = rounds.size <= LIMITS.keptRounds && bytes <= LIMITS.keptRoundBytes
+    return fits || rounds.size <= KEPT_ROUNDS_MIN
+  })
+}
+
 /** Waits until `look` finds something, the round is past, the run is closed, or patience ends. */
 async function until<T>(
   runs: Map<string, OpenRun>,
   run: string,
   clock: Clock,
   waitMs: number,
-  signal: AbortSignal,
+  outer: AbortSignal,
   look: (open: OpenRun) => T | undefined,
   key: RoundKey,
 ): Promise<T | undefined> {
-  const patience = clock.deadline(Math.min(waitMs, POLL_MS), 'waiting for a contribution', signal)
-  for (;;) {
-    const open = runs.get(run)
-    const found = open === undefined ? undefined : look(open)
-    if (open === undefined || found !== undefined || patience.aborted) return found
-    // A round that this node has left behind will not come back.
-    if (open.outerStep() > key.outerStep && find(open, key) === undefined) return undefined
-    await new Promise<void>((resolve) => {
-      const done = (): void => {
-        open.waiters.delete(done)
-        patience.removeEventListener('abort', done)
-        resolve()
-      }
-      open.waiters.add(done)
-      patience.addEventListener('abort', done, { once: true })
-    })
-  }
+  const patienceMs = Math.min(waitMs, POLL_MS)
+  return withDeadline(clock, patienceMs, 'waiting for a contribution', outer, async (signal) => {
+    for (;;) {
+      const open = runs.get(run)
+      const found = open === undefined ? undefined : look(open)
+      if (open === undefined || found !== undefined || signal.aborted) return found
+      // A round that this node has left behind will not come back.
+      if (open.outerStep() > key.outerStep && find(open, key) === undefined) return undefined
+      await nextWake(open, signal)
+    }
+  })
+}
+
+/** Resolves when the run's exchange changes or the signal fires. */
+function nextWake(open: OpenRun, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      open.waiters.delete(done)
+      signal.removeEventListener('abort', done)
+      resolve()
+    }
+    open.waiters.add(done)
+    signal.addEventListener('abort', done, { once: true })
+  })
 }
 
 function wake(open: OpenRun): void {

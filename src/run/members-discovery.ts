@@ -1,5 +1,6 @@
 /** Finds the members of a run through the DHT, stays connected to some, and tells of those that come and go. */
 import type { CID } from 'multiformats/cid'
+import { withDeadline } from '../clock.ts'
 import { LIMITS } from '../limits.ts'
 import type { RunContext } from './run-context.ts'
 
@@ -18,10 +19,12 @@ export async function discoverMembers(
   run.network.discovery.provide(cid)
   try {
     for (let round = 0; !signal.aborted; round++) {
+      // All at once: under churn many of them are gone, and each of those costs a deadline.
+      const members = run.membership.others().slice(0, CONNECTIONS)
+      const meetings = members.map(({ peer }) => introduce(run, peer, signal))
       for await (const peer of run.network.discovery.find(cid, { signal }))
-        await introduce(run, peer, signal)
-      for (const { peer } of run.membership.others().slice(0, CONNECTIONS))
-        await introduce(run, peer, signal)
+        meetings.push(introduce(run, peer, signal))
+      await Promise.all(meetings)
       const intervalMs = LOOKUP_INTERVALS_MS[Math.min(round, LOOKUP_INTERVALS_MS.length - 1)] ?? 0
       await run.clock.sleep(intervalMs, signal)
     }
@@ -35,10 +38,11 @@ export async function discoverMembers(
 
 async function introduce(run: RunContext, peer: string, signal: AbortSignal): Promise<void> {
   if (peer === run.self || run.network.connectedPeers().includes(peer)) return
-  const deadline = run.clock.deadline(CONNECT_MS, `connecting to ${peer}`, signal)
   try {
-    await run.network.connect(peer, deadline)
-    await run.state.sync(peer, deadline)
+    await withDeadline(run.clock, CONNECT_MS, `connecting to ${peer}`, signal, async (limited) => {
+      await run.network.connect(peer, limited)
+      await run.state.sync(peer, limited)
+    })
   } catch (thrown) {
     run.logger.debug('member_unreachable', { run: run.id, peer, reason: String(thrown) })
   }

@@ -1,57 +1,118 @@
 /**
  * The members a peer counts on in a round: those of the shared state that train, minus those it has reason to doubt.
+ * And how it stands to them: in step, behind, out of touch.
  *
  * A member that did not answer in a round is left out until its record moves on: one dead peer costs its partners one
- * deadline, not one per round until its record expires.
+ * wait, not one per round until its record expires.
  */
+import { LIMITS } from '../limits.ts'
 import type { Member, SharedState } from '../state/shared-state.ts'
+import { lowerMedian } from './pace.ts'
 
 /** Outer steps a record may lag behind the own step before its owner is taken for gone or resyncing. */
 const RECORD_LAG = 8
+/** The front of the swarm is where so many of its members are at least: one peer that runs ahead leads nobody. */
+const FRONT_SHARE = 1 / 4
 
 export interface Membership {
-  /** Peer ids for the round of `outerStep`, own excluded, ordered. */
-  trainers(outerStep: number): string[]
+  /** Members at most `reach` outer steps away from `outerStep`, ordered by peer id: for its round. */
+  trainers(outerStep: number, reach?: number): Member[]
   /** Peer ids for the final merge, own excluded, ordered. */
   mergers(): string[]
   /** Everyone but this peer, whatever the status. */
   others(): Member[]
+  /** Outer steps between the median of the others that train and `outerStep`; negative when this peer is ahead. */
+  lag(outerStep: number): number
+  /** The members that are so far ahead that no round is shared with them, once they are the swarm's front; else none. */
+  front(outerStep: number): Member[]
+  /** Remembers who is in step with this peer now, and the tokens of both. */
+  noteInStep(outerStep: number, ownTokens: number): void
+  /**
+   * This peer's work since it was last in step with `members`, as a share of what they have done since, in tokens: 0 of
+   * a peer that was away or has never met them, 1 of one that trained as much as they did.
+   */
+  shareOfWork(members: readonly Member[], ownTokens: number): number
   /** Leaves `peer` out until its record changes. */
   doubt(peer: string): void
 }
 
-export function createMembership(self: string, state: SharedState): Membership {
+interface Acquaintance {
+  theirTokens: number
+  ownTokens: number
+}
+
+export function createMembership(self: string, state: SharedState, staleness: number): Membership {
   const doubted = new Map<string, string>()
+  const acquaintances = new Map<string, Acquaintance>()
   const others = (): Member[] => state.members().filter(({ peer }) => peer !== self)
-  const trusted = (member: Member): boolean => {
+  const isTrusted = (member: Member): boolean => {
     const mark = doubted.get(member.peer)
     if (mark === undefined) return true
     if (mark === progressMark(member)) return false
     doubted.delete(member.peer)
     return true
   }
-  const peersOf = (members: Member[]): string[] => members.map(({ peer }) => peer).sort()
+  const withStatus = (...wanted: string[]): Member[] =>
+    others().filter((member) => wanted.includes(member.record.status) && isTrusted(member))
+  // Who has begun to merge is waiting for the others, whatever became of its last round.
+  const isMerger = (member: Member): boolean =>
+    member.record.status === 'merging' || (member.record.status === 'training' && isTrusted(member))
+  const active = (): Member[] => withStatus('training', 'merging')
+
   return {
     others,
-    trainers: (outerStep) =>
-      peersOf(
-        others().filter(
-          (member) =>
-            ['waiting', 'training', 'merging'].includes(member.record.status) &&
-            member.record.outerStep >= outerStep - RECORD_LAG &&
-            trusted(member),
-        ),
+    trainers: (outerStep, reach = RECORD_LAG) =>
+      withStatus('waiting', 'training', 'merging').filter(
+        ({ record }) => Math.abs(record.outerStep - outerStep) <= reach,
       ),
     mergers: () =>
-      peersOf(
-        others().filter(
-          (member) => ['training', 'merging'].includes(member.record.status) && trusted(member),
-        ),
-      ),
+      others()
+        .filter(isMerger)
+        .map(({ peer }) => peer),
+    lag(outerStep) {
+      const steps = active().map(({ record }) => record.outerStep)
+      return steps.length === 0 ? 0 : lowerMedian(steps) - outerStep
+    },
+    front(outerStep) {
+      const ahead = active().sort((a, b) => b.record.outerStep - a.record.outerStep)
+      const last = ahead[Math.ceil(FRONT_SHARE * ahead.length) - 1]
+      if (last === undefined || last.record.outerStep <= outerStep + staleness + 1) return []
+      return ahead.filter(({ record }) => record.outerStep >= last.record.outerStep)
+    },
+    noteInStep(outerStep, ownTokens) {
+      for (const { peer, record } of active()) {
+        if (Math.abs(record.outerStep - outerStep) > staleness + 1) continue
+        // At the end of the order, so that those not met for longest are forgotten first.
+        acquaintances.delete(peer)
+        acquaintances.set(peer, { theirTokens: record.tokens, ownTokens })
+      }
+      forgetFirst(acquaintances, LIMITS.runPeers)
+    },
+    shareOfWork(members, ownTokens) {
+      let own = 0
+      let theirs = 0
+      for (const { peer, record } of members) {
+        const known = acquaintances.get(peer)
+        if (known === undefined) continue
+        own += Math.max(0, ownTokens - known.ownTokens)
+        theirs += Math.max(0, record.tokens - known.theirTokens)
+      }
+      return theirs === 0 ? 0 : Math.min(1, own / theirs)
+    },
     doubt(peer) {
       const member = others().find((other) => other.peer === peer)
-      if (member !== undefined) doubted.set(peer, progressMark(member))
+      if (member === undefined) return
+      doubted.set(peer, progressMark(member))
+      forgetFirst(doubted, LIMITS.runPeers)
     },
+  }
+}
+
+/** A Map keeps the order of insertion. */
+function forgetFirst(map: Map<string, unknown>, size: number): void {
+  for (const key of map.keys()) {
+    if (map.size <= size) return
+    map.delete(key)
   }
 }
 

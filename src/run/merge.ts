@@ -12,16 +12,17 @@ import { norm, squaredDistance } from '../tensor/vector.ts'
 import { commitState } from './commit.ts'
 import {
   contributionPlan,
-  decodePart,
+  decodeSlice,
   encodeContribution,
   type Contribution,
-  type Phase,
+  type RoundKey,
 } from './contribution.ts'
 import { shuffledMembers } from './partners.ts'
 import { performRound } from './round.ts'
 import { publishRecord, setStatus, type ReadyRun } from './run-context.ts'
+import { slicesInTurns } from './slices.ts'
 
-/** The final merge waits for peers that are finishing their last step. */
+/** Rounds that the final merge may last: it waits for peers that are finishing their last step. */
 const MERGE_PATIENCE = 2
 
 /** Groups (without `self`) of the merge's stages for these members. */
@@ -45,20 +46,20 @@ export function mergeGroups(
 export async function mergeReplicas(run: ReadyRun, signal: AbortSignal): Promise<string[]> {
   setStatus(run, 'merging')
   await publishRecord(run)
-  const groups = mergeGroups(run.self, run.id, run.manifest.outerSteps, run.membership.mergers())
+  const { outerSteps } = run.manifest
+  const groups = mergeGroups(run.self, run.id, outerSteps, run.membership.mergers())
   const merged = new Set<string>()
   let replicas = 1
   for (const [stage, group] of groups.entries()) {
     if (group.length === 0) continue
-    const contributions = await exchangeParameters(
-      run,
-      stage === 0 ? 'merge-0' : 'merge-1',
-      group,
-      replicas,
-      signal,
-    )
+    const phase = stage === 0 ? 'merge-0' : 'merge-1'
+    const exchange = { key: { outerStep: outerSteps, phase }, group, weight: replicas } as const
+    const contributions = await exchangeParameters(run, exchange, signal)
     if (contributions.length < 2) continue
-    replicas = await applyMean(run, contributions, stage === 0)
+    const weights = contributions.map(({ header }) => Math.min(header.weight, LIMITS.runPeers))
+    const consensusDistance = await applyMean(run, contributions, weights)
+    if (stage === 0) run.progress.consensusDistance = consensusDistance
+    replicas = weights.reduce((sum, weight) => sum + weight, 0)
     for (const { peer } of contributions) merged.add(peer)
   }
   merged.delete(run.self)
@@ -69,24 +70,22 @@ export async function mergeReplicas(run: ReadyRun, signal: AbortSignal): Promise
   return [...merged].sort()
 }
 
-async function exchangeParameters(
+/** Gives the own outer parameters to `group` and gets theirs: an agreed set, the own among it unless the others left it out. */
+export async function exchangeParameters(
   run: ReadyRun,
-  phase: Phase,
-  group: string[],
-  replicas: number,
+  { key, group, weight }: { key: RoundKey; group: string[]; weight: number },
   signal: AbortSignal,
 ): Promise<Contribution[]> {
   const { manifest } = run
-  const key = { outerStep: manifest.outerSteps, phase }
-  const plan = contributionPlan(manifest.averaging, phase, run.elements)
+  const { roundTimeoutMs } = manifest.limits
   const own = await encodeContribution(
     {
       peer: run.self,
       run: run.id,
       key,
       schemaHash: manifest.schemaHash,
-      weight: replicas,
-      plan,
+      weight,
+      plan: contributionPlan(manifest.averaging, key.phase, run.elements),
       vectors: { parameters: run.outer.parameters },
     },
     run.clock,
@@ -94,33 +93,33 @@ async function exchangeParameters(
   const result = await performRound(run.exchange, run.clock, {
     key,
     own,
-    plan,
     partners: { group, candidates: [] },
     exact: true,
     staleness: 0,
-    timeoutMs: MERGE_PATIENCE * manifest.limits.roundTimeoutMs,
+    patienceMs: roundTimeoutMs,
+    transferMs: roundTimeoutMs,
+    timeoutMs: MERGE_PATIENCE * roundTimeoutMs,
     signal,
   })
   return result.contributions
 }
 
-/** Takes the mean over, and with it the measured consensus distance. Returns the replicas behind it. */
-async function applyMean(
+/** Takes the weighted mean over as outer parameters. Returns the consensus distance before it. */
+export async function applyMean(
   run: ReadyRun,
-  contributions: Contribution[],
-  measure: boolean,
+  contributions: readonly Contribution[],
+  weights: readonly number[],
 ): Promise<number> {
-  const vectors: Float32Array[] = []
-  for (const contribution of contributions)
-    vectors.push(await decodePart(contribution, 'parameters', run.clock))
-  const weights = contributions.map(({ header }) => Math.min(header.weight, LIMITS.runPeers))
-  const mean = weightedMean(vectors, weights)
-  if (measure) {
-    const squared =
-      vectors.reduce((sum, vector) => sum + squaredDistance(vector, mean), 0) / vectors.length
-    run.progress.consensusDistance = Math.sqrt(squared) / Math.max(norm(mean), Number.MIN_VALUE)
+  const mean = new Float32Array(run.elements)
+  let squared = 0
+  for await (const [from, to] of slicesInTurns(run.elements, run.clock)) {
+    const slices = contributions.map((contribution) =>
+      decodeSlice(contribution, 'parameters', from),
+    )
+    const target = weightedMean(slices, weights, mean.subarray(from, to))
+    for (const slice of slices) squared += squaredDistance(slice, target) / slices.length
   }
   await run.commit
   run.outer.parameters.set(mean)
-  return weights.reduce((sum, weight) => sum + weight, 0)
+  return Math.sqrt(squared) / Math.max(norm(mean), Number.MIN_VALUE)
 }

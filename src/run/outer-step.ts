@@ -3,26 +3,36 @@
  *
  * Everything numeric goes slice by slice and yields in between, so that the node answers its peers meanwhile.
  */
+import { withDeadline, type Clock } from '../clock.ts'
 import { ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import { isFiniteVector } from '../tensor/vector.ts'
 import { commitState } from './commit.ts'
+import type { Contribution } from './contribution.ts'
+import { plannedTokens } from './model-schema.ts'
 import { applyRound, contributingMoves, contributionOf, takeBack } from './outer-update.ts'
+import { planInnerSteps, type InnerPlan } from './pace.ts'
 import { partnersOf, type Partners } from './partners.ts'
+import { differenceIn, mergeApart } from './rejoin.ts'
 import { performRound, type RoundResult } from './round.ts'
-import { bytesReceived, bytesSent, publishRecord, type ReadyRun } from './run-context.ts'
+import { bytesReceived, bytesSent, publishRecord, setStatus, type ReadyRun } from './run-context.ts'
 import { slicesInTurns } from './slices.ts'
 import type { RoundView } from './view.ts'
 
-/** Trains one outer step and commits it. Returns the round's outcome; rejects only when aborted or when training fails. */
-export async function trainOuterStep(
-  run: ReadyRun,
-  signal: AbortSignal,
-): Promise<RoundResult['outcome']> {
+/** What a round has shown beside its outcome. */
+export interface StepResult {
+  outcome: RoundResult['outcome']
+  /** All-reduce runs: members of the majority whose parameters this peer should take over; empty when it has them. */
+  repairFrom: string[]
+}
+
+/** Trains one outer step and commits it. Rejects only when aborted or when training or storing fails. */
+export async function trainOuterStep(run: ReadyRun, signal: AbortSignal): Promise<StepResult> {
   const { progress, manifest } = run
   const { outerStep } = progress
-  const tokens = await trainInnerSteps(run, signal)
-  const pseudoGradient = await pseudoGradientOf(run)
+  const { tokens, plan, elapsedMs } = await trainInnerSteps(run, signal)
+  const isExact = manifest.averaging.rule === 'diloco'
+  const base = isExact ? progress.parametersHash : null
   const update = {
     averaging: manifest.averaging,
     outer: run.outer,
@@ -31,70 +41,129 @@ export async function trainOuterStep(
     outerStep,
     schemaHash: manifest.schemaHash,
     weight: tokens,
-    pseudoGradient,
+    pseudoGradient: await pseudoGradientOf(run),
+    base,
+    rejoins: progress.rejoins,
   }
   // The commit of the step before still reads what is about to change.
   if (contributingMoves(update)) await run.commit
   const own = await contributionOf(update, run.clock)
   const sentBefore = bytesSent(run)
   const receivedBefore = bytesReceived(run)
+  const lag = run.membership.lag(outerStep)
   const result = await performRound(run.exchange, run.clock, {
     key: { outerStep, phase: 'outer' },
     own,
     partners: choosePartners(run, outerStep),
-    plan: own.plan,
-    exact: manifest.averaging.rule === 'diloco',
+    exact: isExact,
     staleness: manifest.limits.staleness,
+    patienceMs: run.pace.patienceMs(plan, plan.targetMs - elapsedMs, lag),
+    transferMs: run.pace.transferMs(),
     timeoutMs: manifest.limits.roundTimeoutMs,
     signal,
   })
+  run.pace.note(result.times)
   for (const peer of result.unreachable) run.membership.doubt(peer)
-  // From here on what the commit of the step before still reads changes in any case.
-  await run.commit
-  if (!result.contributions.includes(own)) await takeBack(run.outer, own, run.clock)
-  const consensusDistance = await applyRound(
-    {
-      averaging: manifest.averaging,
-      outer: run.outer,
-      self: run.self,
-      contributions: result.contributions,
-      swarm: run.membership.trainers(outerStep).length + 1,
-    },
-    run.clock,
-  )
+  const consensusDistance = await updateOuterState(run, result, own)
+  const difference = isExact ? differenceIn(result.contributions, base) : 'none'
+  if (difference === 'merge') await mergeApart(run, result.contributions, tokens, signal)
   await run.trainer.writeParameters(run.outer.parameters)
   noteRound(run, result, {
-    consensusDistance,
+    consensusDistance: difference === 'merge' ? progress.consensusDistance : consensusDistance,
     bytesSent: bytesSent(run) - sentBefore,
     bytesReceived: bytesReceived(run) - receivedBefore,
   })
   await commitState(run, signal)
   await publishRecord(run)
-  return result.outcome
+  return {
+    outcome: result.outcome,
+    repairFrom: difference === 'repair' ? othersApart(result.contributions, base) : [],
+  }
 }
 
-async function trainInnerSteps(run: ReadyRun, signal: AbortSignal): Promise<number> {
-  const { progress, clock, id } = run
-  const startedMs = clock.now()
-  const result = await run.trainer.innerSteps(progress.outerStep, {
-    signal,
-    onProgress: ({ step, loss }) => {
-      progress.innerStep = step
-      run.emit({
-        type: 'inner_progress',
-        run: id,
-        outerStep: progress.outerStep,
-        innerStep: step,
-        loss,
-      })
+/** The outer update of a round. Returns the consensus distance before it, as far as the round can tell. */
+async function updateOuterState(
+  run: ReadyRun,
+  { contributions }: RoundResult,
+  own: Contribution,
+): Promise<number | null> {
+  // From here on what the commit of the step before still reads changes in any case.
+  await run.commit
+  if (!contributions.includes(own)) await takeBack(run.outer, own, run.clock)
+  return applyRound(
+    {
+      averaging: run.manifest.averaging,
+      outer: run.outer,
+      self: run.self,
+      contributions,
+      swarm: run.membership.trainers(run.progress.outerStep).length + 1,
     },
-  })
+    run.clock,
+  )
+}
+
+function othersApart(contributions: readonly Contribution[], base: string | null): string[] {
+  return contributions.filter(({ header }) => header.base !== base).map(({ peer }) => peer)
+}
+
+interface Trained {
+  tokens: number
+  plan: InnerPlan
+  elapsedMs: number
+}
+
+/** As many inner steps as the swarm's pace leaves time for. */
+async function trainInnerSteps(run: ReadyRun, signal: AbortSignal): Promise<Trained> {
+  const { progress, clock, id, manifest } = run
+  const { outerStep } = progress
+  const plan = planInnerSteps(
+    {
+      ownRate: progress.tokensPerSecond,
+      otherRates: run.membership.trainers(outerStep).map(({ record }) => record.tokensPerSecond),
+      lag: run.membership.lag(outerStep),
+    },
+    {
+      innerSteps: manifest.innerSteps,
+      tokens: plannedTokens(manifest),
+      limits: manifest.limits,
+    },
+  )
+  const startedMs = clock.now()
+  const result = await withTimer(clock, plan.budgetMs, (enough) =>
+    run.trainer.innerSteps(outerStep, {
+      signal,
+      enough,
+      steps: plan.steps,
+      onProgress: ({ step, loss }) => {
+        progress.innerStep = step
+        run.emit({ type: 'inner_progress', run: id, outerStep, innerStep: step, loss })
+      },
+      onSilence: async (silent) => {
+        setStatus(run, silent ? 'silent' : 'training')
+        await publishRecord(run)
+      },
+    }),
+  )
+  const elapsedMs = clock.now() - startedMs
   progress.innerStep = result.steps
   progress.tokens += result.tokens
   progress.loss = result.loss
-  progress.tokensPerSecond = (result.tokens * 1000) / Math.max(1, clock.now() - startedMs)
+  progress.tokensPerSecond = (result.tokens * 1000) / Math.max(1, elapsedMs)
   run.metrics.add('tokens_total', result.tokens)
-  return result.tokens
+  return { tokens: result.tokens, plan, elapsedMs }
+}
+
+/** What runs longer needs no timer, and there are none beyond 24 days. */
+const LONGEST_TIMER_MS = 86_400_000
+
+/** Work with a signal that fires when its time is up; the timer ends with the work. */
+async function withTimer<T>(
+  clock: Clock,
+  ms: number,
+  work: (expired: AbortSignal | undefined) => Promise<T>,
+): Promise<T> {
+  if (ms > LONGEST_TIMER_MS) return work(undefined)
+  return withDeadline(clock, ms, 'the time for inner steps', undefined, work)
 }
 
 /** Outer minus local parameters (DiLoCo's sign), computed in place of the local ones. */
@@ -115,7 +184,7 @@ async function pseudoGradientOf(run: ReadyRun): Promise<Float32Array> {
 
 function choosePartners(run: ReadyRun, outerStep: number): Partners {
   const { averaging } = run.manifest
-  const members = run.membership.trainers(outerStep)
+  const members = run.membership.trainers(outerStep).map(({ peer }) => peer)
   if (averaging.rule === 'diloco')
     return { group: members.slice(0, LIMITS.groupPeers - 1), candidates: [] }
   return partnersOf(run.self, run.id, outerStep, members, averaging.groupSize)
@@ -140,6 +209,7 @@ function noteRound(
   progress.rounds[result.outcome]++
   progress.consensusDistance = measured.consensusDistance ?? progress.consensusDistance
   progress.outerStep++
+  run.membership.noteInStep(progress.outerStep, progress.tokens)
   run.metrics.add('rounds_total', 1, result.outcome)
   run.emit({
     type: 'outer_step',

@@ -23,6 +23,9 @@ export interface OwnUpdate {
   /** Tokens behind the pseudo-gradient. */
   weight: number
   pseudoGradient: Float32Array
+  /** Hash of the outer parameters, where all peers should hold equal ones. */
+  base?: string | null
+  rejoins?: boolean
 }
 
 /** Outer state at a run's start: the residual is there when the manifest's averaging has error feedback. */
@@ -60,6 +63,8 @@ export async function contributionOf(update: OwnUpdate, clock: Clock): Promise<C
       key: { outerStep: update.outerStep, phase: 'outer' },
       schemaHash: update.schemaHash,
       weight: update.weight,
+      base: update.base ?? null,
+      rejoins: update.rejoins ?? false,
       plan: contributionPlan(averaging, 'outer', parameters.length),
       vectors: { pseudoGradient, parameters },
       feedback: residual && { residual, beta: errorFeedbackOf(averaging) },
@@ -93,8 +98,9 @@ export interface OuterUpdate {
 }
 
 /**
- * Combines the contributions of a round, the own one from `contributionOf` among them, by the manifest's rule. Everyone, the sender included, uses the de-quantised
- * pseudo-gradients in peer-id order, so that all members of a group compute the same mean bit by bit.
+ * Combines the contributions of a round, the own one from `contributionOf` among them, by the manifest's rule.
+ * Everyone, the sender included, uses the de-quantised pseudo-gradients in peer-id order, so that all members of a
+ * group compute the same mean bit by bit.
  *
  * Returns the estimate of the swarm's consensus distance before the update, or null when this group cannot tell.
  */

@@ -21,7 +21,7 @@ export interface InnerPlan {
   steps: number
   /** After this long what is done is enough; infinite in a swarm of one. */
   budgetMs: number
-  /** When the others are expected to have finished; 0 in a swarm of one. */
+  /** When the others are expected to have finished; 0 where nothing is known of them. */
   targetMs: number
 }
 
@@ -71,7 +71,8 @@ export interface RoundTimes {
 export interface Pace {
   /**
    * How long to wait for partners that may not be ready. `earlyMs`: how much sooner than the swarm this peer has
-   * finished. A peer ahead of the swarm holds nobody up: it waits as long as a round may take.
+   * finished. A peer that is ahead of the swarm gives it the time to come up; one that knows nothing of it waits as
+   * long as a round may take.
    */
   patienceMs(plan: InnerPlan, earlyMs: number, lag: number): number
   /** How long a contribution may take once its header is here. */
@@ -84,9 +85,11 @@ export function createPace(limits: RoundLimits): Pace {
   const transfers: number[] = []
   return {
     patienceMs({ targetMs }, earlyMs, lag) {
-      if (lag < 0) return limits.roundTimeoutMs
-      const usualMs = Math.max(2 * lowerMedian(waits), ALLOWANCE_SHARE * targetMs, floorMs(limits))
-      return Math.min(limits.roundTimeoutMs, Math.max(0, earlyMs) + usualMs)
+      if (targetMs === 0) return limits.roundTimeoutMs
+      const allowanceMs = ALLOWANCE_SHARE * targetMs
+      const usualMs = Math.max(2 * lowerMedian(waits), allowanceMs, floorMs(limits))
+      const aheadMs = Math.max(0, -lag) * (targetMs + allowanceMs)
+      return Math.min(limits.roundTimeoutMs, Math.max(0, earlyMs) + aheadMs + usualMs)
     },
     transferMs: () =>
       transfers.length === 0

@@ -1,36 +1,51 @@
-/** From a manifest to a run that can train: data, weights (initial, stored, or a member's), trainer. */
+/**
+ * From a manifest to a run that can train: data, weights (stored, a member's, or the initial ones), trainer.
+ *
+ * What is stored is verified by hash as it is read. What is damaged is fetched again from peers, or replaced by the
+ * state of the swarm; it is never trained on.
+ */
+import { withDeadline } from '../clock.ts'
 import { createDataset } from '../data/dataset.ts'
 import { createTokenizer } from '../data/tokenizer.ts'
-import { ShoalError } from '../errors.ts'
+import { asFault, messageOf, ShoalError } from '../errors.ts'
+import { DEADLINES, LIMITS } from '../limits.ts'
 import { parseCid } from '../store/content.ts'
 import { catchUp, donors } from './catch-up.ts'
+import { vectorHash } from './checkpoint.ts'
+import { VALIDATION_BATCHES } from './commit.ts'
+import { startingStep } from './keep-up.ts'
 import type { Chunked } from './manifest.ts'
 import { initialOuterState } from './outer-update.ts'
 import { committedRound, publishRecord, type ReadyRun, type RunContext } from './run-context.ts'
 import type { RunVectors, StoredState } from './run-store.ts'
-import { VALIDATION_BATCHES } from './commit.ts'
 import type { Engine, RunTrainer, Trainer, TrainerSpec } from './trainer.ts'
 import { isVectorOf, loadBytes, loadVector } from './vector-blobs.ts'
 
-/** Brings everything here that training needs. `sources` are peers that know the run. */
+/**
+ * Brings everything here that training needs. `sources` are peers that know the run. Throws `blob_unavailable` or
+ * `state_corrupt` when nobody who could help is there now; another try may succeed.
+ */
 export async function prepareRun(
   run: RunContext,
   sources: () => string[],
   signal: AbortSignal,
 ): Promise<ReadyRun> {
   await publishRecord(run)
-  for (const peer of sources()) await run.state.sync(peer, signal).catch(() => {})
+  await meet(run, sources(), signal)
   const spec = await trainerSpec(run, sources, signal)
-  const stored = await run.store.load()
-  const vectors = await startingVectors(run, stored, sources, signal)
-  const { optimizer, ...outer } = vectors
+  const { optimizer, ...outer } = await startingVectors(run, sources, signal)
   const trainer = await openTrainer(run, spec, outer.parameters)
-  if (optimizer.length > 0) await trainer.importOptimizer(optimizer)
-  if (run.progress.lossStart === null && trainer.evaluate !== undefined) {
-    const { parameters } = outer
-    const { loss } = await trainer.evaluate({ parameters, batches: VALIDATION_BATCHES, signal })
-    run.progress.lossStart = loss
-    run.progress.validationLoss = loss
+  try {
+    if (optimizer.length > 0) await trainer.importOptimizer(optimizer)
+    if (run.progress.lossStart === null && trainer.evaluate !== undefined) {
+      const { parameters } = outer
+      const { loss } = await trainer.evaluate({ parameters, batches: VALIDATION_BATCHES, signal })
+      run.progress.lossStart = loss
+      run.progress.validationLoss = loss
+    }
+  } catch (thrown) {
+    await trainer.close()
+    throw thrown
   }
   return Object.assign(run, { trainer, outer })
 }
@@ -104,6 +119,14 @@ function engineEvaluation(engine: Engine, spec: TrainerSpec): Trainer['evaluate'
   }
 }
 
+/** Learns what known peers know of the run, from all at once: some may be gone. */
+async function meet(run: RunContext, peers: string[], outer: AbortSignal): Promise<void> {
+  const some = peers.slice(0, LIMITS.groupPeers)
+  await withDeadline(run.clock, DEADLINES.rpcMs, 'meeting the members', outer, (signal) =>
+    Promise.allSettled(some.map((peer) => run.state.sync(peer, signal))),
+  )
+}
+
 /** This peer's own text, else the shared one; undefined when there is neither. */
 async function loadText(
   run: RunContext,
@@ -112,10 +135,20 @@ async function loadText(
   signal: AbortSignal,
 ): Promise<Uint8Array | undefined> {
   const own = (await run.store.membership())?.text ?? null
-  if (own !== null) return loadBytes(own, run.blobs)
-  if (shared === null) return undefined
-  await fetchChunked(run, shared, sources, signal)
-  return loadBytes(shared, run.blobs)
+  const text = own ?? shared
+  if (text === null) return undefined
+  if (own === null) await fetchChunked(run, text, sources, signal)
+  const loaded = await unlessDamaged(loadBytes(text, run.blobs))
+  if (loaded !== undefined) return loaded
+  // What is damaged has been dropped. The shared text may be had from others, one's own is only here.
+  if (shared === null || vectorHash(shared) !== vectorHash(text)) {
+    throw new ShoalError(
+      'state_corrupt',
+      'the stored text is damaged: leave the run and join it again with your own text (--data PATH)',
+    )
+  }
+  await fetchChunked(run, text, sources, signal)
+  return loadBytes(text, run.blobs)
 }
 
 /** Of a peer that is to train without a text. */
@@ -132,53 +165,104 @@ async function fetchChunked(
   sources: () => string[],
   signal: AbortSignal,
 ): Promise<void> {
-  await run.blobExchange.fetchAll(chunks.map(parseCid), sources(), { signal })
+  await run.blobExchange.fetchAll(chunks.map(parseCid), sources, { signal })
 }
 
 async function startingVectors(
   run: RunContext,
-  stored: StoredState | undefined,
   sources: () => string[],
   signal: AbortSignal,
 ): Promise<RunVectors> {
-  if (stored !== undefined) {
-    restoreProgress(run, stored)
-    return run.store.loadVectors(stored, run.elements)
-  }
-  const begin = (parameters: Float32Array): RunVectors => ({
-    ...initialOuterState(run.manifest.averaging, parameters),
-    optimizer: new Uint8Array(),
-  })
+  const stored = await run.store.load()
+  const loaded = stored === undefined ? undefined : await loadStored(run, stored, sources, signal)
+  if (loaded !== undefined) return loaded
   const givers = donors(run)
   if (givers.length > 0) {
     const caughtUp = await catchUp(run, givers, signal)
     run.progress.outerStep = startingStep(run, caughtUp.checkpoint.outerStep)
-    const vectors = begin(caughtUp.parameters)
+    const vectors = fresh(run, caughtUp.parameters)
     return { ...vectors, momentum: caughtUp.momentum ?? vectors.momentum }
+  }
+  if (stored !== undefined) {
+    throw new ShoalError(
+      'state_corrupt',
+      'the stored parameters are damaged: connect to a peer of the run, whose state will take their place, or leave the run and join it again',
+    )
   }
   const { initial } = run.manifest
   if (!isVectorOf(initial, run.elements)) {
     throw new ShoalError('schema_mismatch', "the manifest's initial weights do not fit its model")
   }
   await fetchChunked(run, initial, sources, signal)
-  return begin(await loadVector(initial, run.elements, run.blobs))
+  return fresh(run, await loadVector(initial, run.elements, run.blobs))
 }
 
-/**
- * The outer step at which a peer goes on after taking over a state. In gossip runs the step is only a clock, so the
- * newcomer enters where the swarm is now; in all-reduce runs the state belongs to its step.
- */
-export function startingStep(run: RunContext, snapshotStep: number): number {
-  if (run.manifest.averaging.rule === 'diloco') return snapshotStep
-  const steps = run.membership
-    .others()
-    .filter(({ record }) => record.status === 'training')
-    .map(({ record }) => record.outerStep)
-  return Math.min(run.manifest.outerSteps, Math.max(snapshotStep, ...steps))
+function fresh(run: RunContext, parameters: Float32Array): RunVectors {
+  const outer = initialOuterState(run.manifest.averaging, parameters)
+  return { ...outer, optimizer: new Uint8Array() }
 }
 
-function restoreProgress(run: RunContext, stored: StoredState): void {
-  const { progress } = run
+/** The committed state; undefined when its parameters are damaged and no peer has the very same. */
+async function loadStored(
+  run: RunContext,
+  stored: StoredState,
+  sources: () => string[],
+  signal: AbortSignal,
+): Promise<RunVectors | undefined> {
+  restoreProgress(run, stored)
+  try {
+    const vectors = await run.store.loadVectors(stored, run.elements)
+    run.committed = stored
+    return vectors
+  } catch (thrown) {
+    if (!isDamage(thrown)) throw thrown
+    run.logger.error('state_corrupt', { run: run.id, reason: messageOf(thrown) })
+  }
+  const { parameters, momentum, residual, optimizer } = stored
+  for (const part of [parameters, momentum]) {
+    // In an all-reduce run others have them; in a gossip run those who have just fetched them from here.
+    await fetchChunked(run, part, sources, signal).catch(() => {})
+    signal.throwIfAborted()
+  }
+  const whole = await unlessDamaged(loadVector(parameters, run.elements, run.blobs))
+  const moving = await unlessDamaged(loadVector(momentum, run.elements, run.blobs))
+  const needsMomentum = run.manifest.averaging.rule === 'diloco'
+  if (whole === undefined || (needsMomentum && moving === undefined)) return undefined
+  const left = residual && (await unlessDamaged(loadVector(residual, run.elements, run.blobs)))
+  const inner = await unlessDamaged(loadBytes(optimizer, run.blobs))
+  const begin = fresh(run, whole)
+  run.logger.warn('state_repaired', {
+    run: run.id,
+    lost: [
+      moving ? [] : 'momentum',
+      residual && !left ? 'residual' : [],
+      inner ? [] : 'optimizer',
+    ].flat(),
+  })
+  return {
+    ...begin,
+    momentum: moving ?? begin.momentum,
+    residual: left ?? begin.residual,
+    optimizer: inner ?? begin.optimizer,
+  }
+}
+
+/** Whether a blob is missing or not what its name says; anything else is no matter of repair. */
+function isDamage(thrown: unknown): boolean {
+  const { code } = asFault(thrown)
+  return code === 'blob_unavailable' || code === 'state_corrupt'
+}
+
+async function unlessDamaged<T>(loading: Promise<T>): Promise<T | undefined> {
+  try {
+    return await loading
+  } catch (thrown) {
+    if (isDamage(thrown)) return undefined
+    throw thrown
+  }
+}
+
+function restoreProgress({ progress }: RunContext, stored: StoredState): void {
   progress.outerStep = stored.outerStep
   progress.tokens = stored.tokens
   progress.loss = stored.loss
@@ -188,7 +272,7 @@ function restoreProgress(run: RunContext, stored: StoredState): void {
   progress.checkpoints = stored.checkpoints
   progress.round = stored.round
   progress.consensusDistance = stored.consensusDistance
+  progress.parametersHash = vectorHash(stored.parameters)
   progress.bytesSentBefore = stored.bytesSent
   progress.bytesReceivedBefore = stored.bytesReceived
-  run.committed = stored
 }

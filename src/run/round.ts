@@ -2,12 +2,15 @@
  * One round: offer the own contribution, pull those of the partners, agree on the set where the rule needs it.
  *
  * Guarantee: it ends within its deadline with a value, never an exception (but the caller's abort). A partner that
- * refuses, dies or stalls costs at most that deadline; when nobody of the group is left, the next candidates are asked.
+ * refuses, dies or stalls costs at most the patience it is given; when nobody of the group is left, the next candidates
+ * are asked.
  */
-import type { Clock } from '../clock.ts'
-import type { Contribution, RoundKey, ChunkPlan } from './contribution.ts'
-import type { Pulled } from './contribution-pull.ts'
+import { abortReason, withDeadline, type Clock } from '../clock.ts'
+import { agreedPeers } from './agreement.ts'
+import type { Contribution, RoundKey } from './contribution.ts'
+import type { Pulled, PullOptions } from './contribution-pull.ts'
 import type { Exchange } from './exchange.ts'
+import type { RoundTimes } from './pace.ts'
 import type { Partners } from './partners.ts'
 
 export interface RoundResult {
@@ -17,101 +20,111 @@ export interface RoundResult {
   /** Peers whose contributions are in it, own excluded. */
   partners: string[]
   reasons: string[]
-  /** Partners that could not be reached, to be doubted in the next rounds. */
+  /** Partners that gave no answer in time, to be doubted in the next rounds. */
   unreachable: string[]
   durationMs: number
+  times: RoundTimes
 }
 
 export interface RoundInput {
   key: RoundKey
   own: Contribution
   partners: Partners
-  plan: readonly ChunkPlan[]
   /** All members must combine the same set (`diloco`, merges): bit-identical results. */
   exact: boolean
   /** How far ahead a partner may be before this peer counts as stale. */
   staleness: number
+  /** How long to wait for a partner to be ready. */
+  patienceMs: number
+  /** How long one contribution may take to arrive. */
+  transferMs: number
+  /** The whole round. */
   timeoutMs: number
   signal: AbortSignal
 }
 
-/** Share of the deadline for pulling; the rest is for agreeing on the set. */
-const PULL_SHARE = 0.75
 /** Peers outside the group that are asked when nobody inside answers. */
 const CANDIDATES_ASKED = 2
+/** Others may have begun to wait for a silent partner when this peer had ended; so much longer they may take. */
+const AGREEMENT_PATIENCE = 2
 
 export async function performRound(
   exchange: Exchange,
   clock: Clock,
   input: RoundInput,
 ): Promise<RoundResult> {
-  const { key, own, partners, exact, signal } = input
+  const { key, own, exact, timeoutMs, signal } = input
   const startedMs = clock.now()
-  const whole = clock.deadline(input.timeoutMs, 'the round', signal)
   exchange.offer(key, own)
-  const pullMs = exact ? input.timeoutMs * PULL_SHARE : input.timeoutMs
-  const pulling = clock.deadline(pullMs, 'pulling contributions', signal)
-  const answers = await pullFrom(exchange, partners.group, input, pulling, true)
-  if (!exact && !hasContribution(answers) && partners.group.length > 0) {
-    for (const candidate of partners.candidates.slice(0, CANDIDATES_ASKED)) {
-      if (whole.aborted || hasContribution(answers)) break
-      for (const [peer, pulled] of await pullFrom(exchange, [candidate], input, whole, false))
-        answers.set(peer, pulled)
-    }
-  }
-  signal.throwIfAborted()
-  const collected = [own, ...contributionsIn(answers)].sort(byPeer)
-  const agreed = exact ? await agree(exchange, key, collected, own.peer, whole) : collected
-  signal.throwIfAborted()
-  return {
-    ...summary(answers, agreed, input),
-    durationMs: clock.now() - startedMs,
-  }
+  const result = await withDeadline(clock, timeoutMs, 'the round', signal, async (limited) => {
+    const answers = await collect(exchange, input, limited)
+    const collected = [own, ...contributionsIn(answers)].sort(byPeer)
+    const agreed = exact
+      ? await agree(exchange, input, collected, limited)
+      : { contributions: collected, silent: [] }
+    return summary(answers, agreed, input)
+  })
+  if (signal.aborted) throw abortReason(signal)
+  return { ...result, durationMs: clock.now() - startedMs }
 }
 
-async function pullFrom(
+/** What the group answers, and when that is nothing, one of the candidates. */
+async function collect(
   exchange: Exchange,
-  peers: readonly string[],
-  { key, plan, own }: RoundInput,
+  { key, own, partners, exact, patienceMs, transferMs }: RoundInput,
   signal: AbortSignal,
-  patient: boolean,
 ): Promise<Map<string, Pulled>> {
-  const { schemaHash } = own.header
-  const answers = await Promise.all(
-    peers.map(async (peer): Promise<[string, Pulled]> => [
-      peer,
-      await exchange.pull(peer, key, { plan, schemaHash, signal, patient }),
-    ]),
-  )
-  return new Map(answers)
+  const { plan, header } = own
+  const { schemaHash } = header
+  const pull = async (peer: string, waits: boolean): Promise<void> => {
+    const options: PullOptions = { plan, schemaHash, signal, patienceMs, transferMs, waits }
+    answers.set(peer, await exchange.pull(peer, key, options))
+  }
+  const answers = new Map<string, Pulled>()
+  await Promise.all(partners.group.map((peer) => pull(peer, true)))
+  if (exact || partners.group.length === 0) return answers
+  for (const candidate of partners.candidates.slice(0, CANDIDATES_ASKED)) {
+    if (signal.aborted || contributionsIn(answers).length > 0) break
+    await pull(candidate, false)
+  }
+  return answers
 }
 
-/**
- * The set of contributions that everyone who answers has: each peer states what it collected, all take the
- * intersection. A peer that died after giving its contribution to some but not to all is thereby left out by all.
- */
+interface Agreed {
+  contributions: Contribution[]
+  /** Peers that gave a contribution and then did not tell what they had collected. */
+  silent: string[]
+}
+
+/** The set of contributions that everyone who answers has: each peer states what it collected. */
 async function agree(
   exchange: Exchange,
-  key: RoundKey,
+  { key, own, patienceMs }: RoundInput,
   collected: Contribution[],
-  self: string,
   signal: AbortSignal,
-): Promise<Contribution[]> {
+): Promise<Agreed> {
   const mine = collected.map(({ peer }) => peer)
   exchange.setCollected(key, mine)
+  const options = { signal, patienceMs: AGREEMENT_PATIENCE * patienceMs }
   const sets = await Promise.all(
-    mine.filter((peer) => peer !== self).map((peer) => exchange.collectedBy(peer, key, signal)),
+    mine.map(async (peer): Promise<[string, string[] | undefined]> => [
+      peer,
+      peer === own.peer ? mine : await exchange.collectedBy(peer, key, options),
+    ]),
   )
-  const known = sets.filter((set) => set !== undefined)
-  return collected.filter(({ peer }) => known.every((set) => set.includes(peer)))
+  const agreed = agreedPeers(new Map(sets))
+  return {
+    contributions: collected.filter(({ peer }) => agreed.includes(peer)),
+    silent: sets.filter(([, set]) => set === undefined).map(([peer]) => peer),
+  }
 }
 
 function summary(
-  answers: Map<string, Pulled>,
-  agreed: Contribution[],
+  answers: ReadonlyMap<string, Pulled>,
+  { contributions, silent }: Agreed,
   { own, key, staleness }: RoundInput,
 ): Omit<RoundResult, 'durationMs'> {
-  const partners = agreed.map(({ peer }) => peer).filter((peer) => peer !== own.peer)
+  const partners = contributions.map(({ peer }) => peer).filter((peer) => peer !== own.peer)
   const refused = [...answers].flatMap(([peer, pulled]) =>
     pulled.kind === 'refused' ? [{ peer, ...pulled }] : [],
   )
@@ -119,22 +132,30 @@ function summary(
     ({ refusal, outerStep }) =>
       refusal === 'stale' && outerStep !== null && outerStep > key.outerStep + staleness,
   )
+  const lost = refused.filter(({ refusal }) => refusal === 'unreachable').map(({ peer }) => peer)
   return {
     outcome: partners.length > 0 ? 'averaged' : isStale ? 'stale' : 'solo',
-    contributions: agreed.length > 0 ? agreed : [own],
+    contributions: contributions.length > 0 ? contributions : [own],
     partners,
     reasons: refused.map(({ peer, refusal, message }) =>
       `${peer.slice(-8)}: ${refusal} (${message})`.slice(0, 160),
     ),
-    unreachable: refused.filter(({ refusal }) => refusal === 'unreachable').map(({ peer }) => peer),
+    unreachable: [...lost, ...silent],
+    times: {
+      waitedMs: timesOf(answers, 'waitedMs'),
+      transferredMs: timesOf(answers, 'transferredMs'),
+    },
   }
 }
 
-function hasContribution(answers: Map<string, Pulled>): boolean {
-  return contributionsIn(answers).length > 0
+function timesOf(
+  answers: ReadonlyMap<string, Pulled>,
+  which: 'waitedMs' | 'transferredMs',
+): number[] {
+  return [...answers.values()].flatMap((pulled) => pulled[which] ?? [])
 }
 
-function contributionsIn(answers: Map<string, Pulled>): Contribution[] {
+function contributionsIn(answers: ReadonlyMap<string, Pulled>): Contribution[] {
   return [...answers.values()].flatMap((pulled) =>
     pulled.kind === 'contribution' ? [pulled.contribution] : [],
   )

@@ -1,5 +1,5 @@
 /** The runs of one node: created, joined, resumed, left. */
-import type { Clock } from '../clock.ts'
+import { matchesCid } from '../store/content.ts'
 import { asFault, ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import { directoryCid } from './directory.ts'
@@ -32,8 +32,8 @@ export interface RunCollection {
   get(id: string): Run
   find(id: string): Run | undefined
   views(): RunView[]
-  /** Goes on with the runs this node took part in when it stopped. */
-  resume(): Promise<void>
+  /** Goes on with the runs this node took part in when it stopped. Whether all that is stored is known again. */
+  resume(): Promise<boolean>
   stop(): Promise<void>
 }
 
@@ -42,8 +42,9 @@ const JOIN_MS = 60_000
 const LOOK_AGAIN_MS = 1_000
 
 export function createRunCollection(deps: RunDependencies, freshSeed: () => string): RunCollection {
-  const { network, blobs, clock } = deps
+  const { network, references, clock } = deps
   const runs = new Map<string, Run>()
+  const inTurn = createTurns()
   const ending = new AbortController()
   const get = (id: string): Run => {
     const run = runs.get(id)
@@ -60,27 +61,44 @@ export function createRunCollection(deps: RunDependencies, freshSeed: () => stri
     async create(spec, sources, options = {}) {
       const trainer = trainerFor(spec.model.kind, options.trainer)
       const creator = { peer: network.peerId, seed: freshSeed() }
-      const created = await createManifest(spec, sources, creator, { blobs, clock })
-      const membership = { version: 1, text: created.text, trainer } as const
-      return start(runs, deps, { ...created, sources: [], membership })
+      const pins = references.pin()
+      try {
+        const stores = { blobs: pins.blobs, clock }
+        const created = await createManifest(spec, sources, creator, stores)
+        const membership = { version: 1, text: created.text, trainer } as const
+        const input = { ...created, sources: [], membership }
+        return await inTurn(created.id, () => start(runs, deps, input))
+      } finally {
+        await pins.release()
+      }
     },
     async join(idOrLink, { text, signal, ...options } = {}) {
       const link = parseRunLink(idOrLink)
       const present = runs.get(link.id)
       if (present !== undefined) return present.view()
       const either = signal === undefined ? ending.signal : AbortSignal.any([ending.signal, signal])
-      const found = await findManifest(link, deps, either)
-      const trainer = trainerFor(found.manifest.model.kind, options.trainer)
-      const isShared = found.manifest.data?.text !== null
-      if (text === undefined && !isShared && trainer === 'embedded') throw noData()
-      const own = text === undefined ? null : await storeBytes(text, blobs)
-      const membership = { version: 1, text: own, trainer } as const
-      return start(runs, deps, { ...found, id: link.id, membership })
+      const pins = references.pin()
+      const release = references.retain([link.id])
+      try {
+        const found = await findManifest(link, deps, either)
+        const trainer = trainerFor(found.manifest.model.kind, options.trainer)
+        const isShared = found.manifest.data?.text !== null
+        if (text === undefined && !isShared && trainer === 'embedded') throw noData()
+        const own = text === undefined ? null : await storeBytes(text, pins.blobs)
+        const membership = { version: 1, text: own, trainer } as const
+        const input = { ...found, id: link.id, membership }
+        return await inTurn(link.id, () => start(runs, deps, input))
+      } finally {
+        await release()
+        await pins.release()
+      }
     },
     async leave(id) {
-      const run = get(id)
-      runs.delete(id)
-      await run.leave()
+      await inTurn(id, async () => {
+        const run = get(id)
+        runs.delete(id)
+        await run.leave()
+      })
       const isPublic = [...runs.values()].some(({ manifest }) => manifest.public)
       if (!isPublic) network.discovery.unprovide(await directoryCid())
     },
@@ -89,6 +107,21 @@ export function createRunCollection(deps: RunDependencies, freshSeed: () => stri
       ending.abort(new ShoalError('aborted', 'the node is stopping'))
       await Promise.allSettled([...runs.values()].map((run) => run.stop()))
     },
+  }
+}
+
+/** One change of a run at a time: it is left for good before it is joined again. */
+function createTurns(): <T>(id: string, change: () => Promise<T>) => Promise<T> {
+  const turns = new Map<string, Promise<unknown>>()
+  return async (id, change) => {
+    const result = (turns.get(id) ?? Promise.resolve()).then(change)
+    const turn = result.catch(() => {})
+    turns.set(id, turn)
+    try {
+      return await result
+    } finally {
+      if (turns.get(id) === turn) turns.delete(id)
+    }
   }
 }
 
@@ -128,22 +161,38 @@ async function start(
   return run.view()
 }
 
-async function resume(runs: Map<string, Run>, deps: RunDependencies): Promise<void> {
-  for (const id of await storedRuns(deps.records)) {
-    const bytes = await deps.blobs.get(parseRunId(id))
-    if (bytes === undefined) {
-      const reason = 'its manifest is not in the store: join it again'
-      deps.logger.error('run_not_resumed', { run: id, reason })
-      continue
-    }
+async function resume(runs: Map<string, Run>, deps: RunDependencies): Promise<boolean> {
+  let isWhole = true
+  for (const { id, manifest } of await storedRuns(deps.records)) {
     try {
-      await start(runs, deps, { id, manifest: decodeManifest(bytes), sources: [] })
+      const bytes = await storedManifest(id, manifest, deps)
+      const run = { id, manifest: decodeManifest(bytes), sources: [] }
+      const { status } = await start(runs, deps, run)
+      if (status === 'failed') isWhole = false
       deps.logger.info('run_resumed', { run: id })
     } catch (thrown) {
       // One damaged run must not keep the node and its other runs down.
       deps.logger.error('run_not_resumed', { run: id, reason: asFault(thrown).message })
+      isWhole = false
     }
   }
+  return isWhole
+}
+
+/** Of two copies one that is whole; the blob is what others ask for. */
+async function storedManifest(
+  id: string,
+  copy: Uint8Array | undefined,
+  { blobs }: RunDependencies,
+): Promise<Uint8Array> {
+  const cid = parseRunId(id)
+  const bytes = await blobs.get(cid)
+  if (bytes !== undefined) return bytes
+  if (copy === undefined || !(await matchesCid(copy, cid))) {
+    throw new ShoalError('state_corrupt', "the run's manifest is damaged: join the run again")
+  }
+  await blobs.put(cid, copy)
+  return copy
 }
 
 /** Connects to the link's peers and to providers of the run until one of them gives the manifest. */
@@ -154,23 +203,27 @@ async function findManifest(
 ): Promise<{ manifest: Manifest; sources: string[] }> {
   const cid = parseRunId(id)
   const deadline = clock.deadline(JOIN_MS, 'looking for the run', signal)
-  const sources = new Set<string>()
+  const sources: string[] = []
+  const found = new AbortController()
+  const asking = AbortSignal.any([deadline, found.signal])
   const ask = async (peer: string): Promise<void> => {
     try {
-      const connected = peer.startsWith('/') ? await network.connect(peer, deadline) : peer
-      await blobExchange.fetch(cid, [connected], { signal: deadline })
-      sources.add(connected)
+      const connected = peer.startsWith('/') ? await network.connect(peer, asking) : peer
+      await blobExchange.fetch(cid, [connected], { signal: asking })
+      sources.push(connected)
+      found.abort()
     } catch {
       // Somebody else may have it.
     }
   }
-  for (const peer of peers) await ask(peer)
+  await Promise.all(peers.map(ask))
   // The provider record of a run that was created a moment ago may still be on its way through the DHT.
-  while (!deadline.aborted && sources.size === 0) {
-    for await (const peer of network.discovery.find(cid, { signal: deadline })) await ask(peer)
-    if (sources.size > 0) break
-    for (const peer of network.connectedPeers().slice(0, LIMITS.providersPerCid)) await ask(peer)
-    if (sources.size === 0) await sleepQuietly(clock, deadline)
+  while (!asking.aborted) {
+    // All at once: of the providers that the DHT remembers some are gone.
+    const asked = network.connectedPeers().slice(0, LIMITS.providersPerCid).map(ask)
+    for await (const peer of network.discovery.find(cid, { signal: asking })) asked.push(ask(peer))
+    await Promise.all(asked)
+    await clock.sleep(LOOK_AGAIN_MS, asking).catch(() => {})
   }
   signal.throwIfAborted()
   const bytes = await blobs.get(cid)
@@ -180,9 +233,5 @@ async function findManifest(
       `nobody found has run ${id}: check the id, and that this node is connected (\`shoal peers\`)`,
     )
   }
-  return { manifest: decodeManifest(bytes), sources: [...sources] }
-}
-
-async function sleepQuietly(clock: Clock, signal: AbortSignal): Promise<void> {
-  await clock.sleep(LOOK_AGAIN_MS, signal).catch(() => {})
+  return { manifest: decodeManifest(bytes), sources }
 }

@@ -10,10 +10,13 @@ import type { BlobStore } from '../store/blob-store.ts'
 import type { OuterState } from '../optim/outer.ts'
 import type { Schema } from '../tensor/schema.ts'
 import type { Exchange } from './exchange.ts'
+import type { HashVotes } from './hash-votes.ts'
 import type { Manifest } from './manifest.ts'
 import type { Membership } from './membership.ts'
+import type { Pace } from './pace.ts'
 import type { KeptCheckpoint, RunStore, StoredState } from './run-store.ts'
 import type { CommittedRound, OutsideTrainer } from './outside-trainer.ts'
+import type { SnapshotLeases } from './snapshot-leases.ts'
 import type { Engine, RunTrainer } from './trainer.ts'
 import type { RoundView, RunEvent, RunView } from './view.ts'
 
@@ -43,6 +46,8 @@ export interface Progress {
   rounds: { averaged: number; solo: number; stale: number }
   checkpoints: KeptCheckpoint[]
   parametersHash: string | null
+  /** All-reduce runs: the parameters are of a time apart, and not merged with the swarm's yet. */
+  rejoins: boolean
   /** Of sessions before this one. */
   bytesSentBefore: number
   bytesReceivedBefore: number
@@ -60,6 +65,10 @@ export interface RunContext extends RunPorts {
   readonly state: SharedState
   readonly exchange: Exchange
   readonly membership: Membership
+  readonly pace: Pace
+  readonly hashVotes: HashVotes
+  /** What others are given. */
+  readonly snapshots: SnapshotLeases
   readonly progress: Progress
   /** The commit under way; parameters must not change before it is done. */
   commit: Promise<void>
@@ -93,6 +102,7 @@ export function initialProgress(): Progress {
     rounds: { averaged: 0, solo: 0, stale: 0 },
     checkpoints: [],
     parametersHash: null,
+    rejoins: false,
     bytesSentBefore: 0,
     bytesReceivedBefore: 0,
     error: null,

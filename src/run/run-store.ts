@@ -15,6 +15,7 @@ import { decodeCbor, encodeCbor, parseCid } from '../store/content.ts'
 import type { RecordStore } from '../store/record-store.ts'
 import { chunkedSchema, type Manifest } from './manifest.ts'
 import { loadCheckpoint, checkpointChunks } from './checkpoint.ts'
+import { encodeManifest } from './run-id.ts'
 import { TRAINER_KINDS } from './trainer.ts'
 import { loadBytes, loadVector, storeBytes, storeVector } from './vector-blobs.ts'
 import { roundViewSchema } from './view.ts'
@@ -71,7 +72,9 @@ type StoredVectors = Pick<StoredState, 'parameters' | 'momentum' | 'residual' | 
 export const CHECKPOINTS_KEPT = 3
 
 export interface RunStore {
-  /** Keeps what an earlier life stored; before anything else, or a sweep may take it. */
+  /** Where blobs go that the next commit names: nobody deletes them before it has happened. */
+  readonly blobs: BlobStore
+  /** Keeps what an earlier life stored; before anything else, or a sweep may take it. Throws `state_corrupt`. */
   retainStored(): Promise<void>
   membership(): Promise<Membership | undefined>
   setMembership(membership: Membership): Promise<void>
@@ -79,12 +82,13 @@ export interface RunStore {
   loadVectors(state: StoredState, elements: number): Promise<RunVectors>
   /** Stores the vectors' chunks; the state is not changed before `commit`. */
   storeVectors(vectors: RunVectors): Promise<StoredVectors>
-  /** Replaces the state and lets go of the blobs that only the one before needed. */
-  commit(state: StoredState): Promise<void>
+  /**
+   * Replaces the state, tells so, then lets go of the blobs that only the one before needed: whoever hands out the
+   * committed state never hands out one that is being deleted.
+   */
+  commit(state: StoredState, onCommitted?: () => void): Promise<void>
   /** Keeps blobs until the returned function is called, whatever is committed meanwhile. */
   retain(cids: Iterable<string>): () => Promise<void>
-  /** Lets go of everything without forgetting it: the node stops. */
-  close(): void
   /** Forgets the run: state, membership and blobs. */
   forget(): Promise<void>
 }
@@ -99,69 +103,121 @@ export function createRunStore(
   const { records, blobs, references, clock } = deps
   const stateKey = `${KEY_PREFIX}${run}/state`
   const membershipKey = `${KEY_PREFIX}${run}/membership`
-  const releases: (() => Promise<void>)[] = []
-  const retain = (cids: Iterable<string>): (() => Promise<void>) => {
-    const release = references.retain(cids)
-    releases.push(release)
-    return release
-  }
-  retain([run, ...manifest.initial.chunks, ...(manifest.data?.text?.chunks ?? [])])
+  const manifestKey = `${KEY_PREFIX}${run}/manifest`
+  const hold = createHold(references)
+  hold.retain([run, ...manifest.initial.chunks, ...(manifest.data?.text?.chunks ?? [])])
   let releaseState: (() => Promise<void>) | undefined
+  let pins = references.pin()
 
   return {
+    blobs: {
+      ...blobs,
+      has: (cid) => pins.blobs.has(cid),
+      put: (cid, bytes) => pins.blobs.put(cid, bytes),
+    },
     async retainStored() {
       const membership = await read(records, membershipKey, membershipSchema)
-      if (membership?.text) retain(membership.text.chunks)
+      if (membership?.text) hold.retain(membership.text.chunks)
       const state = await read(records, stateKey, stateSchema)
       if (state !== undefined) releaseState = references.retain(await blobsOf(state, blobs))
     },
     membership: () => read(records, membershipKey, membershipSchema),
     async setMembership(membership) {
-      await records.put(membershipKey, encodeCbor(membershipSchema.parse(membership)))
-      if (membership.text) retain(membership.text.chunks)
+      const value = encodeCbor(membershipSchema.parse(membership))
+      // Beside its blob: without the manifest nothing else that is stored could be used.
+      await records.batch([
+        { put: membershipKey, value },
+        { put: manifestKey, value: (await encodeManifest(manifest)).bytes },
+      ])
+      if (membership.text) hold.retain(membership.text.chunks)
     },
     load: () => read(records, stateKey, stateSchema),
-    async loadVectors(state, elements) {
-      return {
-        parameters: await loadVector(state.parameters, elements, blobs),
-        momentum: await loadVector(state.momentum, elements, blobs),
-        residual: state.residual && (await loadVector(state.residual, elements, blobs)),
-        optimizer: await loadBytes(state.optimizer, blobs),
+    loadVectors: (state, elements) => loadVectors(state, elements, blobs),
+    storeVectors: (vectors) => storeVectors(vectors, pins.blobs, clock),
+    async commit(state, onCommitted) {
+      const releaseNext = references.retain(await blobsOf(state, blobs))
+      try {
+        await records.put(stateKey, encodeCbor(stateSchema.parse(state)))
+      } catch (thrown) {
+        await releaseNext()
+        throw thrown
       }
-    },
-    async storeVectors({ parameters, momentum, residual, optimizer }) {
-      return {
-        parameters: await storeVector(parameters, blobs, clock),
-        momentum: await storeVector(momentum, blobs, clock),
-        ...(residual && { residual: await storeVector(residual, blobs, clock) }),
-        optimizer: await storeBytes(optimizer, blobs),
-      }
-    },
-    async commit(state) {
-      await records.put(stateKey, encodeCbor(stateSchema.parse(state)))
       const releaseBefore = releaseState
-      releaseState = references.retain(await blobsOf(state, blobs))
+      const pinsBefore = pins
+      releaseState = releaseNext
+      pins = references.pin()
+      onCommitted?.()
       await releaseBefore?.()
+      await pinsBefore.release()
     },
-    retain,
-    close() {
-      releases.length = 0
-      releaseState = undefined
-    },
+    retain: (cids) => hold.retain(cids),
     async forget() {
-      await records.batch([{ delete: stateKey }, { delete: membershipKey }])
-      for (const release of releases) await release()
+      const keys = [stateKey, membershipKey, manifestKey]
+      await records.batch(keys.map((key) => ({ delete: key })))
+      await hold.releaseAll()
       await releaseState?.()
+      await pins.release()
     },
   }
 }
 
-/** Runs this node was taking part in when it stopped. */
-export async function storedRuns(records: RecordStore): Promise<string[]> {
-  const found = await records.list(KEY_PREFIX)
-  return found
-    .filter(([key]) => key.endsWith('/membership'))
-    .map(([key]) => key.split('/')[1] ?? '')
+/** References that are let go of one by one, or all at once. */
+function createHold(
+  references: BlobReferences,
+): Pick<RunStore, 'retain'> & { releaseAll(): Promise<void> } {
+  const releases = new Set<() => Promise<void>>()
+  return {
+    retain(cids) {
+      const release = references.retain(cids)
+      releases.add(release)
+      return () => {
+        releases.delete(release)
+        return release()
+      }
+    },
+    async releaseAll() {
+      for (const release of releases) await release()
+    },
+  }
+}
+
+async function loadVectors(
+  { parameters, momentum, residual, optimizer }: StoredVectors,
+  elements: number,
+  blobs: BlobStore,
+): Promise<RunVectors> {
+  return {
+    parameters: await loadVector(parameters, elements, blobs),
+    momentum: await loadVector(momentum, elements, blobs),
+    residual: residual && (await loadVector(residual, elements, blobs)),
+    optimizer: await loadBytes(optimizer, blobs),
+  }
+}
+
+async function storeVectors(
+  { parameters, momentum, residual, optimizer }: RunVectors,
+  blobs: BlobStore,
+  clock: Clock,
+): Promise<StoredVectors> {
+  return {
+    parameters: await storeVector(parameters, blobs, clock),
+    momentum: await storeVector(momentum, blobs, clock),
+    ...(residual && { residual: await storeVector(residual, blobs, clock) }),
+    optimizer: await storeBytes(optimizer, blobs),
+  }
+}
+
+/** Runs this node was taking part in when it stopped, with their manifests' bytes where the record has them. */
+export async function storedRuns(
+  records: RecordStore,
+): Promise<{ id: string; manifest: Uint8Array | undefined }[]> {
+  const found = new Map(await records.list(KEY_PREFIX))
+  return [...found.keys()]
+    .filter((key) => key.endsWith('/membership'))
+    .map((key) => {
+      const id = key.split('/')[1] ?? ''
+      return { id, manifest: found.get(`${KEY_PREFIX}${id}/manifest`) }
+    })
 }
 
 async function blobsOf(state: StoredState, blobs: BlobStore): Promise<string[]> {

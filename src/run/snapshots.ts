@@ -6,13 +6,17 @@ import { encodeCbor } from '../store/content.ts'
 import { parseMessage } from '../store/message.ts'
 import type { Run } from './run.ts'
 
-const requestSchema = z.strictObject({ run: z.string().max(128) })
+const requestSchema = z.strictObject({
+  run: z.string().max(128),
+  /** A snapshot named before, which is still being fetched. */
+  cid: z.string().max(128).nullable(),
+})
 
 /** Returns the function that stops it. */
 export function serveSnapshots(rpc: PeerRpc, find: (id: string) => Run | undefined): () => void {
   return rpc.handle('run/snapshot', async (request) => {
-    const { run } = parseMessage(requestSchema, request, 'snapshot request')
-    const snapshot = await find(run)?.snapshot()
+    const { run, cid } = parseMessage(requestSchema, request, 'snapshot request')
+    const snapshot = await find(run)?.snapshot(cid ?? undefined)
     if (snapshot === undefined) throw new ShoalError('run_unknown', 'nothing of this run to give')
     return encodeCbor(snapshot)
   })

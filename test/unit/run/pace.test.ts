@@ -60,7 +60,8 @@ describe('patience', () => {
 
   test('is a share of an outer step, and grows with what partners need', () => {
     const pace = createPace(limits)
-    expect(pace.patienceMs(plan(1000, []), 0, 0)).toBe(2_000)
+    expect(pace.patienceMs(plan(1000, []), 0, 0)).toBe(10_000)
+    expect(pace.patienceMs(plan(1e5, [1e5]), 0, 0)).toBe(2_000)
     expect(pace.patienceMs(unhurried, 0, 0)).toBe(5_000)
     pace.note({ waitedMs: [3_000, 100, 4_000], transferredMs: [] })
     expect(pace.patienceMs(unhurried, 0, 0)).toBe(6_000)
@@ -72,11 +73,12 @@ describe('patience', () => {
     expect(pace.patienceMs(unhurried, 0, 0)).toBe(5_000)
   })
 
-  test('is longer for who finished early, and the longest for who is ahead', () => {
+  test('is longer for who finished early, and longer still for who is ahead', () => {
     const pace = createPace(limits)
     expect(pace.patienceMs(unhurried, 3_000, 0)).toBe(8_000)
     expect(pace.patienceMs(unhurried, -3_000, 0)).toBe(5_000)
     expect(pace.patienceMs(unhurried, 0, -1)).toBe(10_000)
+    expect(pace.patienceMs(plan(10_000, [10_000]), 0, -1)).toBe(4_500)
   })
 
   test('with a transfer follows the transfers before', () => {

@@ -1,0 +1,97 @@
+/**
+ * Snapshots of a run's committed state for late joiners and peers that fell behind.
+ *
+ * A snapshot is a checkpoint of a moment: its blobs stay here although the run goes on, for as long as somebody asks for
+ * it again. So a joiner may take many outer steps to fetch it, and joiners that come together fetch the same one and
+ * can help each other.
+ */
+import { LIMITS } from '../limits.ts'
+import { encodeCheckpoint } from './checkpoint.ts'
+import { checkpointOf } from './commit.ts'
+import type { RunContext } from './run-context.ts'
+import type { KeptCheckpoint, StoredState } from './run-store.ts'
+
+/** How long a snapshot is kept after it was asked for last. */
+const LEASE_MS = 120_000
+/** Whoever fetches one asks again so often. */
+export const LEASE_RENEWAL_MS = LEASE_MS / 4
+/** A snapshot so many outer steps old serves another joiner as well as a new one. */
+const SHARED_FOR_STEPS = 4
+
+export interface SnapshotLeases {
+  /**
+   * The snapshot `cid` as long as it is kept, else a recent one; undefined before the first commit. Its lease starts
+   * anew.
+   */
+  lease(cid?: string): Promise<KeptCheckpoint | undefined>
+  /** Lets go of those that nobody has asked for lately. */
+  expire(): Promise<void>
+}
+
+interface Lease {
+  snapshot: KeptCheckpoint
+  expiresMs: number
+  release: () => Promise<void>
+}
+
+export function createSnapshotLeases(run: Omit<RunContext, 'snapshots'>): SnapshotLeases {
+  const leases = new Map<string, Lease>()
+  let making: Promise<Lease> | undefined
+
+  async function expire(kept: number = LIMITS.snapshotsKept): Promise<void> {
+    const nowMs = run.clock.now()
+    const byExpiry = [...leases.values()].sort((a, b) => b.expiresMs - a.expiresMs)
+    for (const [index, { snapshot, expiresMs, release }] of byExpiry.entries()) {
+      if (index < kept && expiresMs > nowMs) continue
+      leases.delete(snapshot.cid)
+      await release()
+    }
+  }
+
+  async function make(state: StoredState): Promise<Lease> {
+    const checkpoint = checkpointOf(run, state, false)
+    const chunks = [...checkpoint.parameters.chunks, ...(checkpoint.momentum?.chunks ?? [])]
+    // Before anything is waited for: the next commit lets go of these chunks.
+    const releases = [run.store.retain(chunks)]
+    await expire(LIMITS.snapshotsKept - 1)
+    const { cid, bytes } = await encodeCheckpoint(checkpoint)
+    const name = cid.toString()
+    releases.push(run.store.retain([name]))
+    await run.blobs.put(cid, bytes)
+    const lease = {
+      snapshot: { cid: name, outerStep: state.outerStep, final: false },
+      expiresMs: 0,
+      release: async () => {
+        for (const release of releases) await release()
+      },
+    }
+    leases.set(name, lease)
+    return lease
+  }
+
+  return {
+    expire: () => expire(),
+    async lease(cid) {
+      const state = run.committed
+      const newest = run.progress.checkpoints.at(-1)
+      const recent = [...leases.values()].find(
+        ({ snapshot }) =>
+          state !== undefined && snapshot.outerStep + SHARED_FOR_STEPS > state.outerStep,
+      )
+      let lease = leases.get(cid ?? '')
+      // Published checkpoints stay without a lease.
+      if (lease === undefined && newest !== undefined && newest.outerStep === state?.outerStep)
+        return newest
+      lease ??= recent
+      if (lease === undefined) {
+        if (state === undefined) return undefined
+        making ??= make(state).finally(() => {
+          making = undefined
+        })
+        lease = await making
+      }
+      lease.expiresMs = run.clock.now() + LEASE_MS
+      return lease.snapshot
+    },
+  }
+}

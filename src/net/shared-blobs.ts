@@ -27,7 +27,7 @@ export interface SharedBlob {
 export interface OpenBlob {
   bytes: number
   /** Fetched from peers as it is read, as far as it is not here. */
-  content: AsyncIterable<Uint8Array>
+  content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>
 }
 
 export interface SharedBlobs {
@@ -109,7 +109,8 @@ export async function createSharedBlobs(options: SharedBlobsOptions): Promise<Sh
     },
     async open(cid, signal) {
       const search = await describe(cid, options, signal)
-      return { bytes: search.bytes, content: read(search, options, signal) }
+      const { bytes, block } = search
+      return { bytes, content: block === undefined ? read(search, options, signal) : [block] }
     },
     async provide(cid, signal) {
       const search = await describe(cid, options, signal)
@@ -189,13 +190,16 @@ async function store(
 interface Search {
   root: CID
   bytes: number
+  /** Of a list. */
   chunks: CID[]
+  /** Of a blob that is one block itself: nobody keeps it while it waits for its reader. */
+  block: Uint8Array | undefined
   sources: string[]
   /** Whether the DHT was asked too. */
   isWide: boolean
 }
 
-/** Size and blocks of a blob: itself, or those that it lists. Fetches its first block when it is not here. */
+/** Size and content of a blob: its one block, or those that it lists. Fetches its first block when it is not here. */
 async function describe(
   root: CID,
   options: SharedBlobsOptions,
@@ -203,15 +207,14 @@ async function describe(
 ): Promise<Search> {
   const { references, network } = options
   const sources = network.connectedPeers().slice(0, LIMITS.providersPerCid)
-  const search: Search = { root, bytes: 0, chunks: [root], sources, isWide: false }
+  const search: Search = { root, bytes: 0, chunks: [], block: undefined, sources, isWide: false }
   const release = references.retain([root.toString()])
   try {
     await fetchBlocks([root], search, options, signal)
     const block = await blockOf(root, references.blobs)
     const list = listOf(root, block)
-    search.bytes = list?.bytes ?? block.length
-    if (list !== undefined) search.chunks = list.chunks.map(parseCid)
-    return search
+    if (list === undefined) return { ...search, bytes: block.length, block }
+    return { ...search, bytes: list.bytes, chunks: list.chunks.map(parseCid) }
   } finally {
     await release()
   }

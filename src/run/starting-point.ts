@@ -29,7 +29,7 @@ export interface ModelFiles {
   /** Text of `tokenizer.json`. */
   tokenizer?: string | undefined
   /** Content of `model.safetensors`. */
-  tensors: AsyncIterable<Uint8Array>
+  tensors: AsyncIterable<Uint8Array> | Iterable<Uint8Array>
 }
 
 /** Throws `folder_invalid`, `tensors_invalid` or `spec_invalid` naming what does not fit. */

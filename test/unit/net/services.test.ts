@@ -1,0 +1,158 @@
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { systemClock } from '../../../src/clock.ts'
+import { ShoalError } from '../../../src/errors.ts'
+import { LIMITS } from '../../../src/limits.ts'
+import type { Network } from '../../../src/net/network.ts'
+import { createServices } from '../../../src/net/services.ts'
+import type { Services } from '../../../src/net/services.ts'
+import { encodeCbor } from '../../../src/store/content.ts'
+import { startPair } from './memory-network.ts'
+
+interface Pair {
+  client: Network
+  server: Network
+  calling: Services
+  serving: Services
+}
+
+async function startServices(): Promise<Pair> {
+  const [client, server] = await startPair()
+  const calling = createServices({ rpc: client.rpc, clock: systemClock })
+  const serving = createServices({ rpc: server.rpc, clock: systemClock })
+  onTestFinished(() => {
+    calling.close()
+    serving.close()
+  })
+  return { client, server, calling, serving }
+}
+
+const bytes = (text: string): Uint8Array => new TextEncoder().encode(text)
+const signal = new AbortController().signal
+
+async function call(pair: Pair, service: string, request = bytes('')): Promise<Buffer> {
+  const pieces: Uint8Array[] = []
+  const { server, calling } = pair
+  for await (const piece of await calling.call(server.peerId, service, request, { signal })) {
+    pieces.push(piece)
+  }
+  return Buffer.concat(pieces)
+}
+
+describe('a service', () => {
+  test('answers who calls', async () => {
+    const pair = await startServices()
+    pair.serving.serve('echo', async (request, { peer }) =>
+      Buffer.concat([bytes(`${peer}: `), request]),
+    )
+    expect(String(await call(pair, 'echo', bytes('hello')))).toBe(`${pair.client.peerId}: hello`)
+    const largest = new Uint8Array(LIMITS.blobBytes).fill(7)
+    pair.serving.serve('size', async (request) => bytes(String(request.length)))
+    expect(String(await call(pair, 'size', largest))).toBe(String(LIMITS.blobBytes))
+  })
+
+  test('streams its reply, no faster than it is read', async () => {
+    const pair = await startServices()
+    let made = 0
+    pair.serving.serve('count', async () =>
+      (async function* () {
+        for (; made < 1000; made++) yield bytes(`${made} `)
+      })(),
+    )
+    const { server, calling } = pair
+    const reply = await calling.call(server.peerId, 'count', bytes(''), { signal })
+    const read: string[] = []
+    for await (const piece of reply) {
+      read.push(Buffer.from(piece).toString())
+      expect(made).toBeLessThanOrEqual(read.length + 1)
+      if (read.length === 5) break
+    }
+    expect(read).toEqual(['0 ', '1 ', '2 ', '3 ', '4 '])
+  })
+
+  test('sends more than one message in pieces', async () => {
+    const pair = await startServices()
+    const large = new Uint8Array(2.5 * LIMITS.blobBytes).map((_, index) => index % 251)
+    pair.serving.serve('large', async () => large)
+    expect((await call(pair, 'large')).equals(large)).toBe(true)
+    pair.serving.serve('nothing', async () => (async function* () {})())
+    expect(await call(pair, 'nothing')).toHaveLength(0)
+  })
+
+  test('tells its fault, at once or in the middle', async () => {
+    const pair = await startServices()
+    pair.serving.serve('no', async () => {
+      throw new ShoalError('refused', 'not today')
+    })
+    await expect(call(pair, 'no')).rejects.toMatchObject({ code: 'refused', message: 'not today' })
+    pair.serving.serve('half', async () =>
+      (async function* () {
+        yield bytes('half')
+        throw new ShoalError('engine_failed', 'broken')
+      })(),
+    )
+    await expect(call(pair, 'half')).rejects.toMatchObject({ code: 'engine_failed' })
+    await expect(call(pair, 'unknown')).rejects.toMatchObject({ code: 'refused' })
+    const large = call(pair, 'no', new Uint8Array(LIMITS.blobBytes + 1))
+    await expect(large).rejects.toMatchObject({ code: 'body_too_large' })
+  })
+
+  test('has one handler, a plain name, and goes when it is removed', async () => {
+    const { serving, ...pair } = await startServices()
+    const remove = serving.serve('one', async () => bytes('1'))
+    expect(() => serving.serve('one', async () => bytes('2'))).toThrow('served here already')
+    for (const name of ['', 'A', '/x', 'x'.repeat(65), 'ä']) {
+      expect(() => serving.serve(name, async () => bytes(''))).toThrow('no name of a service')
+    }
+    remove()
+    await expect(call({ serving, ...pair }, 'one')).rejects.toMatchObject({ code: 'refused' })
+    for (let index = 0; index < LIMITS.services; index++) {
+      serving.serve(`s${index}`, async () => bytes(''))
+    }
+    expect(() => serving.serve('more', async () => bytes(''))).toThrow('are served here already')
+  })
+})
+
+describe('a caller that does not keep the rules', () => {
+  const ask = (pair: Pair, method: string, message: unknown): Promise<Uint8Array> =>
+    pair.client.rpc.call(pair.server.peerId, method, encodeCbor(message))
+
+  test('gets no piece of a reply that is not its own, nor one twice', async () => {
+    const pair = await startServices()
+    pair.serving.serve('count', async () =>
+      (async function* () {
+        for (let n = 0; n < 10; n++) yield bytes(String(n))
+      })(),
+    )
+    await ask(pair, 'service/call', { service: 'count', request: bytes('') })
+    await ask(pair, 'service/next', { stream: 0, index: 1 })
+    for (const message of [
+      { stream: 0, index: 1 },
+      { stream: 0, index: 3 },
+      { stream: 1, index: 1 },
+    ]) {
+      await expect(ask(pair, 'service/next', message)).rejects.toMatchObject({ code: 'not_found' })
+    }
+    await ask(pair, 'service/next', { stream: 0, index: 2 })
+  })
+
+  test('sends nonsense in vain', async () => {
+    const pair = await startServices()
+    for (const message of [{}, { service: 'A B', request: bytes('') }, { service: 'x' }]) {
+      const asked = ask(pair, 'service/call', message)
+      await expect(asked).rejects.toMatchObject({ code: 'message_invalid' })
+    }
+  })
+
+  test('begins no more replies than there is room for', async () => {
+    const pair = await startServices()
+    pair.serving.serve('endless', async () =>
+      (async function* () {
+        for (;;) yield bytes('more')
+      })(),
+    )
+    const message = { service: 'endless', request: bytes('') }
+    for (let n = 0; n < LIMITS.serviceStreams; n++) await ask(pair, 'service/call', message)
+    const refused = ask(pair, 'service/call', message)
+    await expect(refused).rejects.toMatchObject({ code: 'limit_exceeded' })
+  })
+})

@@ -249,6 +249,25 @@ describe('the routes', () => {
     })
   })
 
+  test('answer no page of another site, no name pointed at loopback, no form', async () => {
+    const routes: Route[] = Object.values(ROUTES)
+    for (const { method, path } of routes) {
+      const refused = async (headers: Record<string, string>, status: number): Promise<void> => {
+        const given = { ...bearer, ...json, ...headers }
+        const answer = await send({ method, path: filled(path), headers: given })
+        expect({ path, headers, status: answer.status }).toEqual({ path, headers, status })
+      }
+      await refused({ host: 'evil.example' }, 403)
+      await refused({ origin: 'https://evil.example' }, 403)
+      await refused({ 'sec-fetch-site': 'cross-site' }, 403)
+      if (method === 'POST' || method === 'PUT') {
+        await refused({ 'content-type': 'text/plain' }, 400)
+        await refused({ 'content-type': 'multipart/form-data' }, 400)
+      }
+    }
+    expect(shutdowns).toBe(0)
+  })
+
   test('are mounted, every one', async () => {
     const routes: Route[] = Object.values(ROUTES)
     for (const { method, path, answer: kind } of routes) {

@@ -60,8 +60,8 @@ export interface TrainingScript {
   parameters(signal: AbortSignal): Promise<OuterParameters>
   /**
    * Hands in local parameters, which `read` writes into the vector it is given, and waits for the end of the round.
-   * A step that is committed already is not read again. Throws `conflict` for a step that the run is not at, and
-   * what `read` throws; then the step may be handed in again.
+   * A step that is committed already is not read again. Throws `conflict` for a step that the run is not at, or whose
+   * round was lost, and what `read` throws; then the step may be handed in again.
    */
   outerStep(
     step: LocalStep,
@@ -75,7 +75,10 @@ export interface TrainingScript {
 /** The run's side, and the script's. */
 export interface OutsideTrainer extends RunTrainer {
   readonly script: TrainingScript
-  /** The run is ready. `evaluate`: for models that the embedded engine knows too. */
+  /**
+   * The run is ready, or again after a fault: then what was handed in since the last commit is lost. `evaluate`: for
+   * models that the embedded engine knows too.
+   */
   begin(
     start: OuterParameters,
     options: { evaluate: Trainer['evaluate'] | undefined; round: CommittedRound | null },
@@ -97,7 +100,7 @@ export interface OutsideTrainerOptions {
 interface Turn {
   outerStep: number
   options: InnerStepsOptions
-  state: 'open' | 'reading' | 'taken'
+  state: 'open' | 'reading' | 'taken' | 'lost'
   result: InnerStepsResult | undefined
 }
 
@@ -146,6 +149,8 @@ export function createOutsideTrainer(options: OutsideTrainerOptions): OutsideTra
     async begin(start, beginning) {
       evaluate = beginning.evaluate
       meeting.committed = beginning.round
+      if (meeting.turn !== undefined) meeting.turn.state = 'lost'
+      meeting.turn = undefined
       meeting.outer = await copyOf(start.parameters, clock)
       meeting.outerStep = start.outerStep
       meeting.bell.ring()
@@ -242,7 +247,7 @@ function createScript(meeting: Meeting): TrainingScript {
       const turn = await until(bell, signal, () => findTurn(meeting, step.outerStep))
       if (turn !== 'committed') await takeStep(meeting, turn, step, read)
       hear()
-      return until(bell, signal, () => resultOf(meeting, step.outerStep))
+      return until(bell, signal, () => resultOf(meeting, turn, step.outerStep))
     },
     progress({ innerStep, loss, tokens }) {
       hear()
@@ -288,10 +293,11 @@ async function takeStep(
   try {
     await read(target)
   } catch (thrown) {
-    turn.state = 'open'
+    if (turn.state === 'reading') turn.state = 'open'
     meeting.bell.ring()
     throw thrown
   }
+  if (turn.state !== 'reading') throw lostFault(step.outerStep)
   turn.state = 'taken'
   turn.result = { steps: step.innerSteps, tokens: step.tokens, loss: step.loss }
   meeting.outerStep = undefined
@@ -299,14 +305,29 @@ async function takeStep(
 }
 
 /** Undefined while its round is under way, or the next one: then the parameters are about to change. */
-function resultOf(meeting: Meeting, outerStep: number): OuterStepResult | undefined {
+function resultOf(
+  meeting: Meeting,
+  turn: Turn | 'committed',
+  outerStep: number,
+): OuterStepResult | undefined {
   const { committed, outer: parameters, outerStep: nextOuterStep, ended } = meeting
   if (committed?.outerStep === outerStep && nextOuterStep !== undefined) {
     return { ...committed, nextOuterStep, parameters }
   }
   if (ended !== undefined) throw endedFault(ended)
-  if (committed?.outerStep !== outerStep) checkStep(meeting, outerStep)
+  if (committed?.outerStep !== outerStep) {
+    if (turn !== 'committed' && turn.state === 'lost') throw lostFault(outerStep)
+    checkStep(meeting, outerStep)
+  }
   return undefined
+}
+
+function lostFault(outerStep: number): ShoalError {
+  return new ShoalError(
+    'conflict',
+    `the round of outer step ${outerStep} was lost by a fault of this node: hand the step in again`,
+    { details: { outerStep } },
+  )
 }
 
 function endedFault(ended: 'finished' | ShoalError): ShoalError {

@@ -130,6 +130,38 @@ describe('an outside trainer', () => {
     await next
   })
 
+  test('a step whose round was lost by a fault of the run may be handed in again', async () => {
+    const trainer = await begun()
+    const asked = trainer.innerSteps(0)
+    const lost = trainer.script.outerStep(step(0), writes(1, 1, 1), never)
+    await asked
+    const nothing = { evaluate: undefined, round: null }
+    await trainer.begin({ outerStep: 0, parameters: start }, nothing)
+    await expect(lost).rejects.toMatchObject({ code: 'conflict', details: { outerStep: 0 } })
+    const running = runStep(trainer, 0)
+    const result = await trainer.script.outerStep(step(0), writes(1, 2, 3), never)
+    await running
+    expect(result.parameters).toEqual(Float32Array.of(2, 3, 4))
+  })
+
+  test('a run that begins anew while a step is being read takes it no more', async () => {
+    const trainer = await begun()
+    const asked = trainer.innerSteps(0)
+    const entered = Promise.withResolvers<void>()
+    const reading = Promise.withResolvers<void>()
+    const read = (): Promise<void> => {
+      entered.resolve()
+      return reading.promise
+    }
+    const lost = trainer.script.outerStep(step(0), read, never)
+    await entered.promise
+    await trainer.begin({ outerStep: 0, parameters: start }, { evaluate: undefined, round: null })
+    reading.resolve()
+    await expect(lost).rejects.toMatchObject({ code: 'conflict' })
+    trainer.end(new ShoalError('aborted', 'stop'))
+    asked.catch(() => {})
+  })
+
   test('asked for the rest of a step that was handed in as a whole, there is none', async () => {
     const trainer = await begun()
     const asked = trainer.innerSteps(0)

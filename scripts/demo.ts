@@ -48,7 +48,7 @@ async function demo(options: DemoOptions, signal: AbortSignal): Promise<void> {
     const swarm = await trainSwarm(options, spec, folders, block, signal)
     const { frames, elapsedMs, run } = swarm
     const peers = frames.map(({ peerId }) => peerId)
-    const { losses, sample } = await evaluateRun(
+    const { losses, sample, batchTokens } = await evaluateRun(
       { text, spec, id: run, peers, modelFolder: folders.model },
       {
         baselines: options.baselines,
@@ -60,14 +60,14 @@ async function demo(options: DemoOptions, signal: AbortSignal): Promise<void> {
     )
     block.draw([])
     block.end()
-    const result = demoResult(frames, losses, elapsedMs)
+    const result = demoResult(frames, losses, { batchTokens, elapsedMs })
     const model = `the model is in ${folders.model}`
     if (options.json) {
       block.print(model)
       process.stdout.write(`${JSON.stringify(result)}\n`)
     } else {
       const lines = [
-        ...reportLines(result, frames),
+        ...reportLines(result, frames, batchTokens),
         '',
         `sample: the held-out text begins "${sample.prompt}", and the model goes on`,
         ...sample.continuation.split('\n').map((line) => `  ${line}`),

@@ -39,6 +39,8 @@ export interface Evaluation {
   }
   /** The beginning of the held-out text, and how the model goes on. */
   sample: { prompt: string; continuation: string }
+  /** What one peer trains on in one inner step. */
+  batchTokens: number
 }
 
 export interface EvaluationOptions {
@@ -64,6 +66,7 @@ export async function evaluateRun(
   return {
     losses: await measureLosses(run, folder, dataset, options),
     sample: await drawSample(folder, dataset, run.spec.seed, options.signal),
+    batchTokens: run.spec.batchSequences * model.context,
   }
 }
 

@@ -16,6 +16,9 @@ export interface DemoOptions {
   json: boolean
 }
 
+/** Switches that are not given are absent. */
+type Given = Omit<DemoOptions, 'baselines' | 'json'> & Partial<DemoOptions>
+
 /** Processes that one machine starts for a demo. */
 const PEERS_MAX = 16
 
@@ -29,7 +32,7 @@ export function parseDemoOptions(argv: readonly string[]): DemoOptions | { help:
     if (thrown.code === 'commander.helpDisplayed') return { help: command.helpInformation() }
     throw new ShoalError('usage', thrown.message.replace(/^error: /, '').replaceAll(/\s+/g, ' '))
   }
-  return command.opts<DemoOptions>()
+  return { baselines: false, json: false, ...command.opts<Given>() }
 }
 
 function createCommand(): Command {
@@ -41,12 +44,9 @@ function createCommand(): Command {
     .option('--peers <n>', 'daemons to start', wholeNumber(2, PEERS_MAX), 4)
     .option('--outer-steps <n>', 'outer steps to train for', wholeNumber(1, 100_000))
     .option('--seed <text>', 'makes identities, weights and batches the same each time')
-    .option('--baselines', 'then train one node alone, and data parallel, to compare', false)
-    .option('--json', 'print one JSON object on stdout', false)
-    .option(
-      '--keep <folder>',
-      'keep data folders and logs there too (default: only the model is kept)',
-    )
+    .option('--baselines', 'then train one node alone, and data parallel, to compare')
+    .option('--json', 'print one JSON object on stdout')
+    .option('--keep <folder>', 'keep data folders, logs and model there, not the model only')
     .exitOverride()
     .configureOutput({ writeOut: () => {}, writeErr: () => {} })
 }

@@ -41,20 +41,21 @@ export function ringDataParallelBytes({
   return ((2 * (peers - 1)) / peers) * 4 * parameters * innerSteps
 }
 
-/** `frames` are the peers' last. */
+/** `frames` are the peers' last, `batchTokens` what one peer trains on in one inner step. */
 export function demoResult(
   frames: readonly PeerFrame[],
   losses: Evaluation['losses'],
-  elapsedMs: number,
+  { batchTokens, elapsedMs }: { batchTokens: number; elapsedMs: number },
 ): DemoResult {
   const peers = frames.length
   const views = frames.map(({ run }) => run)
   const { parameters, outerSteps } = runOf(frames)
-  const innerSteps = totalInnerSteps(frames)
+  const tokens = sum(views.map((view) => view.tokens))
+  const innerSteps = innerStepsOf({ tokens, peers }, batchTokens)
   return {
     peers,
     outerSteps,
-    tokens: sum(views.map(({ tokens }) => tokens)),
+    tokens,
     lossStart: losses.start,
     lossMerged: losses.merged,
     ...(losses.baselines && {
@@ -73,7 +74,11 @@ export function gapClosed(alone: number, merged: number, dataParallel: number): 
   return (alone - merged) / (alone - dataParallel)
 }
 
-export function reportLines(result: DemoResult, frames: readonly PeerFrame[]): string[] {
+export function reportLines(
+  result: DemoResult,
+  frames: readonly PeerFrame[],
+  batchTokens: number,
+): string[] {
   const { peers, outerSteps, tokens, wallSeconds } = result
   const { innerSteps, parameters } = runOf(frames)
   const hashes = new Set(frames.map(({ run }) => run.parametersHash))
@@ -94,7 +99,7 @@ export function reportLines(result: DemoResult, frames: readonly PeerFrame[]): s
     'bytes sent per peer',
     `  this swarm             ${bytes(result.bytesSentPerPeer)}, weights, data, rounds, DHT and state included`,
     `  fp32 ring all-reduce   ${bytes(result.bytesDataParallelPerPeer)}, ${ratio.toFixed(0)} times as much`,
-    `    2(N - 1)/N x 4 B x parameters x inner steps = 2 x ${peers - 1}/${peers} x 4 x ${integer(parameters)} x ${integer(totalInnerSteps(frames))}`,
+    `    2(N - 1)/N x 4 B x parameters x inner steps = 2 x ${peers - 1}/${peers} x 4 x ${integer(parameters)} x ${integer(innerStepsOf(result, batchTokens))}`,
   ]
 }
 
@@ -115,10 +120,12 @@ function runOf(frames: readonly PeerFrame[]): RunView {
   return frame.run
 }
 
-/** Inner steps of one peer in the whole run. */
-function totalInnerSteps(frames: readonly PeerFrame[]): number {
-  const { innerSteps, outerSteps } = runOf(frames)
-  return innerSteps * outerSteps
+/** Inner steps that a peer has done, on average: who is late does fewer in a round. */
+function innerStepsOf(
+  { tokens, peers }: Pick<DemoResult, 'tokens' | 'peers'>,
+  batchTokens: number,
+): number {
+  return Math.round(tokens / (peers * batchTokens))
 }
 
 function sum(values: readonly number[]): number {

@@ -9,6 +9,8 @@ import { frame } from './frames.ts'
 
 const finished = { status: 'finished', tokens: 400, consensusDistance: 0.02 } as const
 const frames = [1, 2, 3, 4].map((number) => frame(number, { ...finished, parametersHash: 'abc' }))
+const batchTokens = 2
+const measured = { batchTokens, elapsedMs: 61_234 }
 const losses = { start: 4, merged: 2, baselines: undefined }
 
 describe('ring all-reduce', () => {
@@ -30,7 +32,7 @@ describe('ring all-reduce', () => {
 
 describe('result', () => {
   test('has exactly the documented fields', () => {
-    expect(demoResult(frames, losses, 61_234)).toEqual({
+    expect(demoResult(frames, losses, measured)).toEqual({
       peers: 4,
       outerSteps: 10,
       tokens: 1600,
@@ -45,7 +47,7 @@ describe('result', () => {
 
   test('has the baselines when they were trained', () => {
     const baselines = { alone: 2.5, dataParallel: 1.5 }
-    expect(demoResult(frames, { ...losses, baselines }, 0)).toMatchObject({
+    expect(demoResult(frames, { ...losses, baselines }, measured)).toMatchObject({
       lossAlone: 2.5,
       lossDataParallel: 1.5,
     })
@@ -59,8 +61,8 @@ describe('result', () => {
 })
 
 describe('report', () => {
-  const text = (result = demoResult(frames, losses, 61_234), last = frames): string =>
-    reportLines(result, last).join('\n')
+  const text = (result = demoResult(frames, losses, measured), last = frames): string =>
+    reportLines(result, last, batchTokens).join('\n')
 
   test('prints the formula with the figures put in', () => {
     expect(text()).toContain('2(N - 1)/N x 4 B x parameters x inner steps')
@@ -77,6 +79,6 @@ describe('report', () => {
   test('tells of baselines only when there are any', () => {
     expect(text()).not.toContain('alone')
     const baselines = { alone: 2.5, dataParallel: 1.5 }
-    expect(text(demoResult(frames, { ...losses, baselines }, 0))).toContain('closed 50 %')
+    expect(text(demoResult(frames, { ...losses, baselines }, measured))).toContain('closed 50 %')
   })
 })

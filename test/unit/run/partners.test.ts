@@ -31,7 +31,7 @@ describe('groupsOf', () => {
   })
 
   test('does not depend on the order of the view', () => {
-    expect(groupsOf('run', 3, peers(10).reverse(), 4)).toEqual(groupsOf('run', 3, peers(10), 4))
+    expect(groupsOf('run', 3, peers(10).toReversed(), 4)).toEqual(groupsOf('run', 3, peers(10), 4))
   })
 
   test('draws a new matching each step and each run', () => {

@@ -103,6 +103,10 @@ export const LIMITS = {
   sharedBlobBytes: 4096 * (1 << 20),
   /** Blobs that scripts keep here: their records are read at the start. */
   sharedBlobs: 1024,
+  /** Averaging groups that one node gives to at once. */
+  averagingGroups: 16,
+  /** Elements of one average: 256 MiB, held as given, encoded, decoded and averaged. */
+  averagedElements: 1 << 26,
   /** Services of outside programs that one node serves. */
   services: 32,
   /** Requests to one service that wait for its program, 1 MiB each at most. */

@@ -9,6 +9,7 @@ import type { Link, Network } from './net/network.ts'
 import { createServices, type Services } from './net/services.ts'
 import { createSharedBlobs, type SharedBlobs } from './net/shared-blobs.ts'
 import { seededRandom, type Random } from './random.ts'
+import { createAveragingGroups, type AveragingGroups } from './run/averaging-groups.ts'
 import { loadCheckpoint } from './run/checkpoint.ts'
 import { discoverRuns, serveDirectory } from './run/directory.ts'
 import { createExchangeService } from './run/exchange.ts'
@@ -107,6 +108,8 @@ export interface ShoalNode {
   readonly blobs: SharedBlobs
   /** Calls between the programs that run beside the nodes. */
   readonly services: Services
+  /** Averages beside any run. */
+  readonly averaging: AveragingGroups
   stop(): Promise<void>
 }
 
@@ -136,7 +139,7 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
   const startedMs = clock.now()
   const listeners = new Set<(event: RunEvent) => void>()
   const references = createBlobReferences(options.blobs)
-  const { runs, blobExchange, services, stopServing } = composeServices(
+  const { runs, blobExchange, services, averaging, stopServing } = composeServices(
     { ...options, blobs: references.blobs, references, clock, metrics },
     (event) => {
       for (const listener of listeners) listener(event)
@@ -168,8 +171,10 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
     },
     blobs,
     services,
+    averaging,
     async stop() {
       await runs.stop()
+      await averaging.close()
       for (const stopOne of stopServing) await stopOne()
       await network.stop()
       await engine.close()
@@ -179,7 +184,15 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
 
 type RunCalls = Omit<
   ShoalNode,
-  'peerId' | 'status' | 'peers' | 'connect' | 'onEvent' | 'blobs' | 'services' | 'stop'
+  | 'peerId'
+  | 'status'
+  | 'peers'
+  | 'connect'
+  | 'onEvent'
+  | 'blobs'
+  | 'services'
+  | 'averaging'
+  | 'stop'
 >
 
 function runCalls(runs: RunCollection, deps: StartDependencies): RunCalls {
@@ -219,6 +232,7 @@ function runCalls(runs: RunCollection, deps: StartDependencies): RunCalls {
 interface Composition {
   runs: RunCollection
   services: Services
+  averaging: AveragingGroups
   blobExchange: BlobExchange
   stopServing: (() => void | Promise<void>)[]
 }
@@ -246,6 +260,7 @@ function composeServices(
   return {
     runs,
     services,
+    averaging: createAveragingGroups({ network, states, exchanges, clock, logger }),
     blobExchange,
     stopServing: [
       serveDirectory(network, () => runs.views()),

@@ -1,6 +1,7 @@
-/** What the routes of outside trainers do. */
+/** What the routes of outside trainers and of averages do. */
 import type { ShoalNode } from '../../src/node.ts'
-import { readSafetensors, writeSafetensors } from '../../src/tensor/safetensors.ts'
+import { readSafetensors, readTensors, writeSafetensors } from '../../src/tensor/safetensors.ts'
+import { schemaHash } from '../../src/tensor/schema.ts'
 import { bytesHandler, handler } from './handler.ts'
 import { ROUTES } from './routes.ts'
 
@@ -32,5 +33,11 @@ export function trainingHandlers(node: ShoalNode) {
     progress: handler(ROUTES.progress, ({ run, ...progress }) =>
       node.trainingScript(run).progress(progress),
     ),
+    average: bytesHandler(ROUTES.average, async (input, { signal, body }) => {
+      const { schema, parameters } = await readTensors(body)
+      const given = { ...input, parameters, schemaHash: schemaHash(schema) }
+      const { peers, parameters: mean } = await node.averaging.average(given, signal)
+      return { output: { round: input.round, peers }, ...writeSafetensors(schema, mean) }
+    }),
   }
 }

@@ -1,11 +1,13 @@
-/** Routes of outside trainers. Parameters travel as safetensors. */
+/** Routes of outside trainers, and of averages beside any run. Parameters travel as safetensors. */
 import { z } from 'zod'
 import { DEADLINES, LIMITS } from '../../src/limits.ts'
+import { AVERAGING_CODECS } from '../../src/run/averaging-groups.ts'
 import { listed, numeric, oneRun, type Route } from './route.ts'
 
 const count = z.number().int().min(0)
 /** Parameters of the largest model, and a header of any reason. */
 const PARAMETERS_BYTES_MAX = 4 * LIMITS.parameters + (1 << 20)
+const AVERAGED_BYTES_MAX = 4 * LIMITS.averagedElements + (1 << 20)
 const FOR_SCRIPTS = { none: 'scripts train, people do not' }
 
 export const TRAINING_ROUTES = {
@@ -59,6 +61,28 @@ export const TRAINING_ROUTES = {
       tokens: count.optional(),
     }),
     output: z.object({ enough: z.boolean() }),
+    command: FOR_SCRIPTS,
+  },
+  average: {
+    method: 'POST',
+    path: '/v1/average/{group}',
+    summary:
+      'Gives tensors to a round of a group, waits for the other peers that give to it, and answers with the weighted mean of all. Needs no run. A round that is repeated gets its result again.',
+    input: z.strictObject({
+      group: z.string().regex(/^[\w.:/-]{1,64}$/),
+      /** Counts up: what a group gives to one round is averaged together. */
+      round: numeric(count),
+      weight: numeric(z.number().int().min(1).max(Number.MAX_SAFE_INTEGER)).default(1),
+      /** So many peers are needed, this one included. */
+      minPeers: numeric(z.number().int().min(1).max(LIMITS.groupPeers)).default(2),
+      /** How long to wait for them. */
+      waitMs: numeric(count.max(240_000)).default(60_000),
+      codec: z.enum(AVERAGING_CODECS).default('fp32'),
+    }),
+    body: { what: 'safetensors of any F32 tensors', bytesMax: AVERAGED_BYTES_MAX },
+    output: z.object({ round: numeric(count), peers: listed }),
+    answer: 'bytes',
+    deadlineMs: DEADLINES.apiLongMs,
     command: FOR_SCRIPTS,
   },
 } as const satisfies Record<string, Route>

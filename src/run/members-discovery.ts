@@ -10,12 +10,13 @@ const LOOKUP_INTERVALS_MS = [1_000, 2_000, 4_000, 8_000, 15_000, 30_000]
 const CONNECTIONS = LIMITS.groupPeers
 const CONNECT_MS = 10_000
 
+/** What looks for its members: a run, or an averaging group. */
+export type Seeker = Pick<RunContext, 'network' | 'state' | 'clock' | 'logger' | 'id' | 'self'> & {
+  membership: Pick<RunContext['membership'], 'others'>
+}
+
 /** Runs until aborted; never rejects. */
-export async function discoverMembers(
-  run: RunContext,
-  cid: CID,
-  signal: AbortSignal,
-): Promise<void> {
+export async function discoverMembers(run: Seeker, cid: CID, signal: AbortSignal): Promise<void> {
   run.network.discovery.provide(cid)
   try {
     for (let round = 0; !signal.aborted; round++) {
@@ -36,7 +37,7 @@ export async function discoverMembers(
   }
 }
 
-async function introduce(run: RunContext, peer: string, signal: AbortSignal): Promise<void> {
+async function introduce(run: Seeker, peer: string, signal: AbortSignal): Promise<void> {
   if (peer === run.self || run.network.connectedPeers().includes(peer)) return
   try {
     await withDeadline(run.clock, CONNECT_MS, `connecting to ${peer}`, signal, async (limited) => {

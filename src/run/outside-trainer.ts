@@ -334,6 +334,8 @@ function endedFault(ended: 'finished' | ShoalError): ShoalError {
   if (ended === 'finished') {
     return new ShoalError('conflict', 'the run is finished: get its parameters')
   }
+  // A node that stops goes on where it was: the script may wait for it.
+  if (ended.code === 'aborted') return ended
   const { message } = ended
   return new ShoalError('conflict', `the run has ended on this node: ${message}`, { cause: ended })
 }

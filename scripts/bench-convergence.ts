@@ -5,6 +5,7 @@ import { nearest } from '../node/validation.ts'
 import { abortReason } from '../src/clock.ts'
 import { messageOf, ShoalError } from '../src/errors.ts'
 import { gptSchema } from '../src/model/gpt.ts'
+import type { ModelSpec } from '../src/run/manifest.ts'
 import { barsOf, type Bar, type Scope } from './convergence-bars.ts'
 import { convergenceSetup, LEARNING_RATE } from './convergence-setup.ts'
 import { FINDING_COLUMNS, isMet, type Finding } from './finding.ts'
@@ -25,6 +26,7 @@ Trains swarms in one process with the real engine and outer step, and holds thei
   --only BARS         some of the bars, such as b3,b4
   --seeds N           average the losses over N seeds
   --learning-rate X   of the inner AdamW
+  --activation NAME   gelu (default, as in the model that the bars were set with) or relu-squared (that of new runs)
   --json              one object on stdout
 `
 
@@ -39,7 +41,7 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
   const status = createStatusBlock(process.stderr)
   const failed = new AbortController()
   const pool = await createSimulationPool({
-    setup: await convergenceSetup(options.learningRate),
+    setup: await convergenceSetup(options.learningRate, options.activation),
     seeds: Array.from({ length: options.seeds }, (_, index) => `seed ${index}`),
     engines: Math.min(ENGINES_MAX, availableParallelism()),
     signal: AbortSignal.any([signal, failed.signal]),
@@ -69,6 +71,7 @@ interface Options {
   bars: Bar[]
   seeds: number
   learningRate: number
+  activation: ModelSpec['activation']
   json: boolean
 }
 
@@ -95,6 +98,7 @@ function readOptions(args: readonly string[]): Options | undefined {
       min: 1e-6,
       max: 1,
     }),
+    activation: activationOf(values.activation ?? 'gelu'),
     json: values.json === true,
   }
 }
@@ -109,6 +113,7 @@ function parseOptions(args: readonly string[]) {
         only: { type: 'string' },
         seeds: { type: 'string' },
         'learning-rate': { type: 'string' },
+        activation: { type: 'string' },
         json: { type: 'boolean' },
         help: { type: 'boolean', short: 'h' },
       },
@@ -135,6 +140,11 @@ function chooseBars(bars: readonly Bar[], only: string): Bar[] {
   return bars.filter((bar) => wanted.some((prefix) => matches(bar, prefix)))
 }
 
+function activationOf(text: string): ModelSpec['activation'] {
+  if (text === 'gelu' || text === 'relu-squared') return text
+  throw new ShoalError('usage', `--activation is gelu or relu-squared, not '${text}'`)
+}
+
 function numberOf(
   option: string,
   text: string | undefined,
@@ -159,7 +169,7 @@ function textOf({ pool, findings, seconds }: Report): string {
   const { inner, innerSteps, batchSequences, model } = pool.setup
   const failed = findings.filter((finding) => !isMet(finding)).length
   return [
-    `engine ${pool.backend}; GPT of ${gptSchema(model).size} parameters; H ${innerSteps}, ${batchSequences} x ${model.context} tokens per peer and step, AdamW ${inner.learningRate}`,
+    `engine ${pool.backend}; GPT of ${gptSchema(model).size} parameters with ${model.activation}; H ${innerSteps}, ${batchSequences} x ${model.context} tokens per peer and step, AdamW ${inner.learningRate}`,
     '',
     ...(pool.finished.length === 0 ? [] : [formatTable(SIMULATION_COLUMNS, sorted(pool))]),
     formatTable(FINDING_COLUMNS, findings),

@@ -35,6 +35,10 @@ describe('bench', () => {
       'usage: --quick and --full exclude one another: choose one\n',
     ],
     [['convergence', '--seeds', '0'], "usage: --seeds is a whole number from 1 to 16, not '0'\n"],
+    [
+      ['convergence', '--activation', 'relu'],
+      "usage: --activation is gelu or relu-squared, not 'relu'\n",
+    ],
   ])('refuses %j with the remedy', async (args, line) => {
     const { stdout, stderr, code } = await outcomeOf(...args)
     expect({ stdout, stderr, code }).toEqual({ stdout: '', stderr: line, code: 2 })

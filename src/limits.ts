@@ -21,8 +21,12 @@ export const LIMITS = {
   manifestBytes: 1 << 20,
   /** Peer RPC request or reply: one blob and a header. */
   rpcMessageBytes: (1 << 20) + 4096,
-  /** Requests one peer may have unanswered here, per lane: two full pulls and some control calls. */
-  rpcRequestsInFlight: 64,
+  /** Requests one peer may have unanswered here, per lane: a thousand callers share a stream, their bytes are bounded below. */
+  rpcRequestsInFlight: 1024,
+  /** Of these, worked on at once on the control lane: some dozen long polls and what passes between them. */
+  rpcHandlersPerStream: 64,
+  /** Calls to one peer that wait here, per lane, for the other side to take more. */
+  rpcCallsWaiting: 4096,
   /** Bytes of requests and unsent replies that one peer may have here, per stream: two full pulls of 8 chunks. */
   rpcBytesInFlight: 16 << 20,
   /** RPC streams one peer may hold open here: two lanes, and each may be replaced while it still closes. */

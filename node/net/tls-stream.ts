@@ -5,6 +5,7 @@ import type { AbortOptions, MessageStream } from '@libp2p/interface'
 import { AbstractMessageStream } from '@libp2p/utils'
 import type { SendResult } from '@libp2p/utils'
 import { Uint8ArrayList } from 'uint8arraylist'
+import { markExclusive } from '../../src/net/received-memory.ts'
 import { wireOf } from '../../src/net/wire.ts'
 import type { Wire } from '../../src/net/wire.ts'
 
@@ -84,6 +85,7 @@ export class TlsStream extends AbstractMessageStream {
   }
 
   private receive(chunk: Buffer): void {
+    markExclusive(chunk)
     this.received.append(chunk)
     // A record that is not full ends a burst.
     if (chunk.length < RECORD_BYTES || this.received.byteLength >= READ_BYTES) this.flushReads()

@@ -6,16 +6,14 @@
  */
 import type { Stream } from '@libp2p/interface'
 import { pipe } from 'it-pipe'
-import { Uint8ArrayList } from 'uint8arraylist'
 import type { Clock } from '../clock.ts'
 import { asFault, messageOf, ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import type { Metrics } from '../metrics.ts'
-import { createFrameDecoder, encodeFrame } from './frame.ts'
-import type { Frame } from './frame.ts'
-
-/** Queued frames are joined up to this before a write: one noise packet instead of one per small frame. */
-const WRITE_BYTES = 64 << 10
+import { createFrameWriter } from './frame-writer.ts'
+import type { OutgoingFrame } from './frame-writer.ts'
+import { createFrameDecoder } from './frame.ts'
+import type { Destination, Frame } from './frame.ts'
 
 /** A well-behaved peer never has more frames waiting than it has requests in flight; faults for the excess come on top. */
 const QUEUED_FRAMES = 2 * LIMITS.rpcRequestsInFlight
@@ -26,8 +24,10 @@ export type DropReason = 'malformed' | 'unexpected' | 'stalled' | 'not_reading' 
 export interface FrameChannel {
   /** Fires once, with the `ShoalError` that says why. */
   readonly ended: AbortSignal
-  /** Queues a frame. `onHanded`: it is in the stream's hands and may reach the other side; `onFlushed`: it left this node. */
-  send(frame: Frame, onHanded?: () => void, onFlushed?: () => void): void
+  /** Queues a frame. Throws `limit_exceeded` when its payload is too long. */
+  send(frame: OutgoingFrame): void
+  /** See `FrameDecoder`. */
+  leaveDestination(id: number): void
   /** Ends the channel; what is queued is lost. */
   readonly end: (fault: ShoalError) => void
   /** Ends the channel because the other side broke the protocol. */
@@ -41,33 +41,29 @@ export interface FrameChannelOptions {
   stallMs: number
   /** Called for each frame in order; must not throw. */
   onFrame: (frame: Frame, channel: FrameChannel) => void
-}
-
-interface Outgoing {
-  bytes: Uint8ArrayList
-  onHanded: (() => void) | undefined
-  onFlushed: (() => void) | undefined
+  destination?: Destination | undefined
 }
 
 /** Listens before it returns: in libp2p 3 a stream without a listener overflows and is reset. */
 export function createFrameChannel(options: FrameChannelOptions): FrameChannel {
   const { stream, clock, metrics, stallMs } = options
   const ending = new AbortController()
-  const decoder = createFrameDecoder()
+  const decoder = createFrameDecoder(options.destination)
   const writer = createFrameWriter(stream, ending.signal, (cause) => {
     end(new ShoalError('peer_unreachable', `the stream broke: ${messageOf(cause)}`, { cause }))
   })
 
   const channel: FrameChannel = {
     ended: ending.signal,
-    send(frame, onHanded, onFlushed) {
+    send(frame) {
       if (ending.signal.aborted) return
       if (writer.queued() >= QUEUED_FRAMES) {
         channel.drop('not_reading', 'the peer sends requests without reading the replies')
         return
       }
-      writer.write({ bytes: encodeFrame(frame), onHanded, onFlushed })
+      writer.write(frame)
     },
+    leaveDestination: (id) => decoder.leaveDestination(id),
     end,
     drop(reason, message) {
       if (ending.signal.aborted) return
@@ -83,10 +79,12 @@ export function createFrameChannel(options: FrameChannelOptions): FrameChannel {
   }
 
   async function read(): Promise<void> {
-    await pipe(stream, decoder.decode, async (frames) => {
-      for await (const frame of frames) {
-        if (ending.signal.aborted) return
-        options.onFrame(frame, channel)
+    await pipe(stream, decoder.decode, async (batches) => {
+      for await (const frames of batches) {
+        for (const frame of frames) {
+          if (ending.signal.aborted) return
+          options.onFrame(frame, channel)
+        }
       }
     })
   }
@@ -95,18 +93,14 @@ export function createFrameChannel(options: FrameChannelOptions): FrameChannel {
     () => end(new ShoalError('peer_unreachable', 'the peer closed the stream')),
     (thrown: unknown) => {
       const fault = asFault(thrown)
-      if (fault.code === 'message_invalid') channel.drop('malformed', fault.message)
-      else
-        end(
-          new ShoalError('peer_unreachable', `the stream broke: ${fault.message}`, {
-            cause: thrown,
-          }),
-        )
+      if (fault.code === 'message_invalid') return channel.drop('malformed', fault.message)
+      const message = `the stream broke: ${fault.message}`
+      end(new ShoalError('peer_unreachable', message, { cause: thrown }))
     },
   )
   watch(channel, clock, stallMs, {
     reading: () => (decoder.partial ? decoder.bytesReceived : undefined),
-    writing: writer.progress,
+    writing: () => writer.progress(),
   }).catch(() => {})
   return channel
 }
@@ -133,82 +127,4 @@ async function watch(
     }
     last = now
   }
-}
-
-interface FrameWriter {
-  write(outgoing: Outgoing): void
-  queued(): number
-  progress: Progress
-}
-
-/**
- * Hands frames to the stream as fast as it takes them. Waits for the stream's own buffer to be empty by the `drain`
- * event: `stream.onDrain()` of @libp2p/utils 7.4 never waits a second time.
- */
-function createFrameWriter(
-  stream: Stream,
-  ended: AbortSignal,
-  onBroken: (cause: unknown) => void,
-): FrameWriter {
-  const queue: Outgoing[] = []
-  let bytesHanded = 0
-  let running = false
-  let wake: (() => void) | undefined
-  stream.addEventListener('drain', () => wake?.())
-  ended.addEventListener('abort', () => {
-    queue.length = 0
-    wake?.()
-  })
-
-  async function run(): Promise<void> {
-    try {
-      // Later in this turn of the loop other handlers finish: their frames leave in the same write.
-      await Promise.resolve()
-      while (queue.length > 0 && !ended.aborted) await writeBatch(takeBatch(queue))
-    } finally {
-      running = false
-    }
-  }
-
-  async function writeBatch(batch: readonly Outgoing[]): Promise<void> {
-    // Asked before a frame counts as handed over: a frame that was not may be sent again on another stream.
-    if (stream.writeStatus !== 'writable') throw new Error('it is closed for writing')
-    const bytes = new Uint8ArrayList()
-    for (const outgoing of batch) {
-      bytes.append(outgoing.bytes)
-      outgoing.onHanded?.()
-    }
-    bytesHanded += bytes.byteLength
-    stream.send(bytes)
-    while (stream.writeBufferLength > 0 && !ended.aborted) {
-      await new Promise<void>((resolve) => {
-        wake = resolve
-      })
-    }
-    for (const outgoing of batch) outgoing.onFlushed?.()
-  }
-
-  return {
-    write(outgoing) {
-      queue.push(outgoing)
-      if (running) return
-      running = true
-      run().catch(onBroken)
-    },
-    queued: () => queue.length,
-    progress: () =>
-      queue.length > 0 || stream.writeBufferLength > 0
-        ? bytesHanded - stream.writeBufferLength
-        : undefined,
-  }
-}
-
-function takeBatch(queue: Outgoing[]): Outgoing[] {
-  let count = 0
-  let bytes = 0
-  while (count < queue.length && (count === 0 || bytes < WRITE_BYTES)) {
-    bytes += queue[count]?.bytes.byteLength ?? 0
-    count++
-  }
-  return queue.splice(0, count)
 }

@@ -30,6 +30,13 @@ export interface CallOptions {
   /** Default `DEADLINES.rpcMs` on the control lane, `DEADLINES.chunkMs` on the bulk lane. */
   deadlineMs?: number | undefined
   lane?: Lane | undefined
+  /** The handler may be asked twice: when a path breaks, the call goes on over another. Default false. */
+  repeatable?: boolean | undefined
+  /**
+   * Memory for the reply, which is then a part of it, when it is long enough. To use the same for one call after the
+   * other saves as much time as all else that a long reply costs. The caller's again when the call has settled.
+   */
+  into?: Uint8Array | undefined
 }
 
 /** Request and reply between peers. Faults thrown by a handler arrive at the caller with code and message. */

@@ -1,135 +1,160 @@
 /** The asking end of an RPC stream: requests go out, replies and faults come back in any order. */
-import { z } from 'zod'
 import { abortReason } from '../clock.ts'
-import { isFaultCode, messageOf, ShoalError } from '../errors.ts'
+import type { Clock } from '../clock.ts'
+import { asFault, ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
-import { decodeCbor, encodeCbor } from '../store/content.ts'
 import { createFrameChannel } from './frame-channel.ts'
 import type { FrameChannel, FrameChannelOptions } from './frame-channel.ts'
 import type { Frame } from './frame.ts'
-
-/** Bytes of an encoded fault, and characters of its message. */
-const FAULT_BYTES = 4096
-const FAULT_MESSAGE_LENGTH = 512
+import type { RpcCall } from './rpc-call.ts'
+import { decodeFault } from './rpc-fault.ts'
 
 export interface RpcCaller {
-  /** Fires when the stream is gone; then `request` rejects. */
-  readonly ended: AbortSignal
   /**
-   * Rejects with the handler's fault, `peer_unreachable` when the stream ends first, `limit_exceeded` above
-   * `LIMITS.rpcRequestsInFlight`, or the signal's reason. `onSent`: from now on the other side may see the request.
+   * Settles the call: with its reply, the handler's fault, `peer_unreachable` when the stream ends first, or
+   * `limit_exceeded` when too many wait. What the other side would not take yet waits here.
    */
-  request(
-    method: string,
-    payload: Uint8Array,
-    signal: AbortSignal,
-    onSent: () => void,
-  ): Promise<Uint8Array>
-  end: (fault: ShoalError) => void
+  submit(call: RpcCall): void
+  /** Ends when nothing is unanswered any more. */
+  retire(): void
+  /** Since when something has been unanswered and nothing at all has come; undefined when nothing is unanswered. */
+  silentSince(): number | undefined
+  end(fault: ShoalError): void
 }
 
-interface Pending {
-  resolve: (payload: Uint8Array) => void
-  reject: (fault: Error) => void
+export interface RpcCallerOptions extends Omit<FrameChannelOptions, 'onFrame' | 'destination'> {
+  /** Called when the stream has ended, before `onLost`. */
+  onEnd: (caller: RpcCaller) => void
+  /** Gets each call that was under way then. */
+  onLost: (call: RpcCall, fault: ShoalError) => void
 }
 
-export function createRpcCaller(options: Omit<FrameChannelOptions, 'onFrame'>): RpcCaller {
-  const pending = new Map<number, Pending>()
-  /** Ids given up by this side whose reply may still come. */
-  const abandoned = new Set<number>()
-  let lastId = 0
+export function createRpcCaller(options: RpcCallerOptions): RpcCaller {
+  return new StreamCaller(options)
+}
 
-  const channel = createFrameChannel({ ...options, onFrame: receive })
-  channel.ended.addEventListener('abort', () => {
-    const fault = abortReason(channel.ended)
-    for (const { reject } of pending.values()) reject(fault)
-    pending.clear()
-  })
+class StreamCaller implements RpcCaller {
+  readonly #channel: FrameChannel
+  readonly #onLost: RpcCallerOptions['onLost']
+  /** Sent, or about to be. */
+  readonly #pending = new Map<number, RpcCall>()
+  /** Sent and given up by this side; their replies may still come, and until then the other side works on them. */
+  readonly #abandoned = new Map<number, RpcCall>()
+  readonly #waiting = new Set<RpcCall>()
+  /** Of all that are sent and unanswered. */
+  #requestBytes = 0
+  #lastId = 0
+  #isRetired = false
+  #heardAtMs = 0
+  readonly #clock: Clock
 
-  function receive(frame: Frame, from: FrameChannel): void {
-    const call = pending.get(frame.id)
-    if (frame.kind === 'request' || (call === undefined && !abandoned.delete(frame.id))) {
-      from.drop('unexpected', `the peer sent a ${frame.kind} that nobody asked for`)
+  constructor(options: RpcCallerOptions) {
+    this.#onLost = options.onLost
+    this.#clock = options.clock
+    this.#channel = createFrameChannel({
+      ...options,
+      onFrame: (frame) => this.#receive(frame),
+      destination: (id, payloadBytes) => {
+        const into = this.#pending.get(id)?.into
+        return into !== undefined && into.length >= payloadBytes ? into : undefined
+      },
+    })
+    this.#channel.ended.addEventListener('abort', () => {
+      options.onEnd(this)
+      this.#lose(asFault(abortReason(this.#channel.ended)))
+    })
+  }
+
+  end(fault: ShoalError): void {
+    this.#channel.end(fault)
+  }
+
+  submit(call: RpcCall): void {
+    if (call.isSettled) return
+    call.onAbandoned = this.#abandon
+    const { ended } = this.#channel
+    if (ended.aborted) this.#onLost(call, asFault(abortReason(ended)))
+    else if (this.#waiting.size === 0 && this.#hasRoom(call)) this.#send(call)
+    else if (this.#waiting.size < LIMITS.rpcCallsWaiting) this.#waiting.add(call)
+    else {
+      const message = `${this.#waiting.size} calls to the peer wait to be sent`
+      call.reject(new ShoalError('limit_exceeded', message))
+    }
+  }
+
+  retire(): void {
+    this.#isRetired = true
+    this.#endIfIdle()
+  }
+
+  silentSince(): number | undefined {
+    return this.#pending.size === 0 ? undefined : this.#heardAtMs
+  }
+
+  #receive({ id, kind, payload }: Frame): void {
+    this.#heardAtMs = this.#clock.now()
+    const call = this.#pending.get(id) ?? this.#abandoned.get(id)
+    if (kind === 'request' || call === undefined) {
+      this.#channel.drop('unexpected', `the peer sent a ${kind} that nobody asked for`)
       return
     }
-    pending.delete(frame.id)
-    if (frame.kind === 'reply') call?.resolve(frame.payload)
-    else call?.reject(decodeFault(frame.payload))
+    if (!this.#pending.delete(id)) this.#abandoned.delete(id)
+    this.#requestBytes -= call.payload.length
+    if (kind === 'reply') call.resolve(payload)
+    else call.reject(decodeFault(payload))
+    if (this.#waiting.size > 0) this.#sendWaiting()
+    else this.#endIfIdle()
   }
 
-  function abandon(id: number): void {
-    pending.delete(id)
-    abandoned.add(id)
-    if (abandoned.size >= LIMITS.rpcRequestsInFlight) {
-      channel.end(
-        new ShoalError('peer_unreachable', `the peer left ${abandoned.size} requests unanswered`),
-      )
+  #lose(fault: ShoalError): void {
+    const lost = [...this.#pending.values(), ...this.#waiting]
+    this.#pending.clear()
+    this.#waiting.clear()
+    for (const call of lost) if (!call.isSettled) this.#onLost(call, fault)
+  }
+
+  readonly #abandon = (call: RpcCall): void => {
+    if (this.#waiting.delete(call)) return
+    this.#channel.leaveDestination(call.id)
+    this.#pending.delete(call.id)
+    this.#abandoned.set(call.id, call)
+    const { size } = this.#abandoned
+    if (size < LIMITS.rpcRequestsInFlight) this.#endIfIdle()
+    else this.end(new ShoalError('peer_unreachable', `the peer left ${size} requests unanswered`))
+  }
+
+  /** The other side counts in the same way, and refuses what is more. */
+  #hasRoom({ payload }: RpcCall): boolean {
+    return (
+      this.#pending.size + this.#abandoned.size < LIMITS.rpcRequestsInFlight &&
+      this.#requestBytes + payload.length <= LIMITS.rpcBytesInFlight
+    )
+  }
+
+  #send(call: RpcCall): void {
+    this.#lastId = (this.#lastId + 1) >>> 0
+    call.id = this.#lastId
+    try {
+      this.#channel.send(call)
+    } catch (thrown) {
+      call.reject(asFault(thrown))
+      return
+    }
+    if (this.#pending.size === 0) this.#heardAtMs = this.#clock.now()
+    this.#pending.set(call.id, call)
+    this.#requestBytes += call.payload.length
+  }
+
+  #sendWaiting(): void {
+    for (const call of this.#waiting) {
+      if (!this.#hasRoom(call)) return
+      this.#waiting.delete(call)
+      this.#send(call)
     }
   }
 
-  return {
-    ended: channel.ended,
-    end: channel.end,
-    request(method, payload, signal, onSent) {
-      return new Promise((resolve, reject) => {
-        if (signal.aborted) return reject(abortReason(signal))
-        if (channel.ended.aborted) return reject(abortReason(channel.ended))
-        if (pending.size >= LIMITS.rpcRequestsInFlight) {
-          return reject(
-            new ShoalError('limit_exceeded', `${pending.size} requests to the peer are unanswered`),
-          )
-        }
-        lastId = (lastId + 1) >>> 0
-        const id = lastId
-        const onAbort = (): void => {
-          abandon(id)
-          reject(abortReason(signal))
-        }
-        signal.addEventListener('abort', onAbort)
-        const settled = (): void => signal.removeEventListener('abort', onAbort)
-        pending.set(id, {
-          resolve(reply) {
-            settled()
-            resolve(reply)
-          },
-          reject(fault) {
-            settled()
-            reject(fault)
-          },
-        })
-        channel.send({ kind: 'request', id, method, payload }, onSent)
-      })
-    },
-  }
-}
-
-const faultSchema = z.strictObject({
-  code: z.string().max(64),
-  message: z.string().max(FAULT_MESSAGE_LENGTH),
-})
-
-/** Only a `ShoalError` travels; what else went wrong inside a handler is nobody else's business. */
-export function encodeFault(thrown: unknown): Uint8Array {
-  const fault =
-    thrown instanceof ShoalError
-      ? { code: thrown.code, message: thrown.message.slice(0, FAULT_MESSAGE_LENGTH) }
-      : { code: 'internal', message: 'the peer failed to handle the request' }
-  return encodeCbor(fault, FAULT_BYTES)
-}
-
-function decodeFault(payload: Uint8Array): ShoalError {
-  try {
-    const { code, message } = faultSchema.parse(decodeCbor(payload, FAULT_BYTES))
-    return new ShoalError(isFaultCode(code) ? code : 'internal', message, {
-      details: { remote: true },
-    })
-  } catch (cause) {
-    return new ShoalError(
-      'message_invalid',
-      `the peer sent an unreadable fault: ${messageOf(cause)}`,
-      {
-        cause,
-      },
-    )
+  #endIfIdle(): void {
+    if (!this.#isRetired || this.#pending.size > 0 || this.#waiting.size > 0) return
+    this.end(new ShoalError('peer_unreachable', 'the peer is called on another connection now'))
   }
 }

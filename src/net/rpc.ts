@@ -7,14 +7,19 @@
  */
 import type { Connection, Libp2p, Stream } from '@libp2p/interface'
 import type { Clock } from '../clock.ts'
-import { abortReason, raceSignal, withDeadline } from '../clock.ts'
-import { messageOf, ShoalError } from '../errors.ts'
+import { abortReason } from '../clock.ts'
+import { asFault, messageOf, ShoalError } from '../errors.ts'
 import { DEADLINES, LIMITS } from '../limits.ts'
 import type { Logger } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
+import { isDirect } from './addresses.ts'
+import { createExpiry } from './expiry.ts'
+import type { Expiry } from './expiry.ts'
 import type { FrameChannel } from './frame-channel.ts'
 import { isMethodName } from './frame.ts'
 import type { Lane, PeerRpc, RpcHandler } from './network.ts'
+import { RpcCall } from './rpc-call.ts'
+import type { CallRequest } from './rpc-call.ts'
 import { createRpcCaller } from './rpc-caller.ts'
 import type { RpcCaller } from './rpc-caller.ts'
 import { serveRpc } from './rpc-server.ts'
@@ -25,6 +30,7 @@ export const RPC_PROTOCOLS: Record<Lane, string> = {
 }
 
 const LANES = ['control', 'bulk'] as const
+const PROTOCOLS: ReadonlySet<string> = new Set(Object.values(RPC_PROTOCOLS))
 
 export interface RpcServiceOptions {
   libp2p: Pick<Libp2p, 'handle' | 'unhandle'>
@@ -36,15 +42,27 @@ export interface RpcServiceOptions {
   stallMs?: number | undefined
 }
 
+/** A connection on which calls have been waiting. */
+export interface SilentLink {
+  connection: Connection
+  /** `clock.now()` when something was heard last, or the first of the calls was made. */
+  since: number
+}
+
 export interface RpcService extends PeerRpc {
+  /** A connection has opened: if it is direct, calls from now on use it, and those under way on a relayed one end there. */
+  migrate(to: Connection): void
+  silent(): SilentLink[]
+  /** Streams of calls on a connection, either way. */
+  isUsed(connection: Connection): boolean
   stop(): Promise<void>
 }
 
 export async function createRpcService(options: RpcServiceOptions): Promise<RpcService> {
-  const { libp2p } = options
+  const { libp2p, clock } = options
   const handlers = new Map<string, RpcHandler>()
   const stopping = new AbortController()
-  const callers = createCallers(options, stopping.signal)
+  const callers = new Callers(options, stopping.signal)
   const served = createServed(options, handlers)
 
   const streamOptions = {
@@ -68,15 +86,19 @@ export async function createRpcService(options: RpcServiceOptions): Promise<RpcS
         if (handlers.get(method) === handler) handlers.delete(method)
       }
     },
-    async call(peer, method, request, callOptions = {}) {
-      if (stopping.signal.aborted) throw abortReason(stopping.signal)
-      const { lane = 'control', signal } = callOptions
-      const { deadlineMs = lane === 'bulk' ? DEADLINES.chunkMs : DEADLINES.rpcMs } = callOptions
-      const cause = `"${method}" of peer ${peer}`
-      return withDeadline(options.clock, deadlineMs, cause, signal, (limited) =>
-        callWithRetry(callers, peer, lane, method, request, limited),
-      )
+    call(peer, method, payload, { lane = 'control', repeatable = false, ...rest } = {}) {
+      const { deadlineMs = lane === 'bulk' ? DEADLINES.chunkMs : DEADLINES.rpcMs } = rest
+      const { signal, into } = rest
+      const expiresAtMs = clock.now() + deadlineMs
+      const limits = { deadlineMs, expiresAtMs, signal }
+      return callers.call({ peer, lane, method, payload, repeatable, into, ...limits })
     },
+    migrate({ remotePeer, remoteAddr }) {
+      if (isDirect(remoteAddr)) callers.leaveRelay(remotePeer.toString())
+    },
+    silent: () => callers.silent(),
+    isUsed: ({ streams }) =>
+      streams.some(({ protocol, status }) => PROTOCOLS.has(protocol) && status === 'open'),
     async stop() {
       const fault = new ShoalError('aborted', 'the node is stopping')
       stopping.abort(fault)
@@ -87,81 +109,147 @@ export async function createRpcService(options: RpcServiceOptions): Promise<RpcS
   }
 }
 
-/** Once more on a fresh stream, but only a request that cannot have reached the other side: calls need not be idempotent. */
-async function callWithRetry(
-  callers: Callers,
-  peer: string,
-  lane: Lane,
-  method: string,
-  request: Uint8Array,
-  signal: AbortSignal,
-): Promise<Uint8Array> {
-  for (let attempt = 1; ; attempt++) {
-    const caller = await raceSignal(callers.get(peer, lane), signal)
-    let sent = false
+interface CallerSlot {
+  /** Both undefined while it opens. */
+  caller: RpcCaller | undefined
+  connection: Connection | undefined
+  /** Calls that came meanwhile. */
+  early: Set<RpcCall>
+}
+
+/** Streams that may break under a call, and the pause before another: a path to the peer may have to be found first. */
+const LOSSES = { once: 1, repeatable: 3 }
+const PAUSE_MS = 300
+
+/** One caller per peer and lane. */
+class Callers {
+  readonly #options: RpcServiceOptions
+  readonly #stopping: AbortSignal
+  readonly #slots: Record<Lane, Map<string, CallerSlot>> = { control: new Map(), bulk: new Map() }
+  /** Those whose stream is open, retired ones included. */
+  readonly #live = new Map<RpcCaller, Connection>()
+  readonly #unsettled: Expiry<RpcCall>
+
+  constructor(options: RpcServiceOptions, stopping: AbortSignal) {
+    this.#options = options
+    this.#stopping = stopping
+    this.#unsettled = createExpiry(options.clock, (call: RpcCall) => call.expire())
+  }
+
+  call(request: CallRequest): Promise<Uint8Array> {
+    const call = new RpcCall(request, this.#onSettled)
+    const settlement = call.settlement()
+    if (call.isSettled) return settlement
+    if (this.#stopping.aborted) call.reject(abortReason(this.#stopping))
+    else {
+      this.#unsettled.add(call)
+      this.#submit(call)
+    }
+    return settlement
+  }
+
+  leaveRelay(peer: string): void {
+    for (const lane of LANES) {
+      const slot = this.#slots[lane].get(peer)
+      if (slot?.connection === undefined || isDirect(slot.connection.remoteAddr)) continue
+      this.#slots[lane].delete(peer)
+      slot.caller?.retire()
+    }
+  }
+
+  silent(): SilentLink[] {
+    return [...this.#live].flatMap(([caller, connection]) => {
+      const since = caller.silentSince()
+      return since === undefined ? [] : [{ connection, since }]
+    })
+  }
+
+  end(fault: ShoalError): void {
+    for (const call of this.#unsettled) call.reject(fault)
+    this.#unsettled.stop()
+    for (const caller of this.#live.keys()) caller.end(fault)
+  }
+
+  readonly #onSettled = (call: RpcCall): void => this.#unsettled.delete(call)
+
+  #submit(call: RpcCall): void {
+    const slot = this.#slots[call.lane].get(call.peer) ?? this.#open(call.lane, call.peer)
+    if (slot.caller !== undefined) return slot.caller.submit(call)
+    if (slot.early.size >= LIMITS.rpcCallsWaiting) {
+      const message = `${slot.early.size} calls wait for a connection to the peer`
+      return call.reject(new ShoalError('limit_exceeded', message))
+    }
+    slot.early.add(call)
+    call.onAbandoned = () => slot.early.delete(call)
+  }
+
+  #open(lane: Lane, peer: string): CallerSlot {
+    const slot: CallerSlot = { caller: undefined, connection: undefined, early: new Set() }
+    this.#slots[lane].set(peer, slot)
+    void this.#fill(slot, lane, peer)
+    return slot
+  }
+
+  async #fill(slot: CallerSlot, lane: Lane, peer: string): Promise<void> {
+    const { clock, metrics, stallMs = DEADLINES.rpcStallMs } = this.#options
+    const onEnd = (caller: RpcCaller): void => {
+      this.#live.delete(caller)
+      if (this.#slots[lane].get(peer) === slot) this.#slots[lane].delete(peer)
+    }
     try {
-      return await caller.request(method, request, signal, () => {
-        sent = true
-      })
+      const { stream, connection } = await openStream(this.#options, lane, peer, this.#stopping)
+      const onLost = this.#onLost
+      const caller = createRpcCaller({ stream, clock, metrics, stallMs, onLost, onEnd })
+      slot.caller = caller
+      slot.connection = connection
+      this.#live.set(caller, connection)
+      for (const call of slot.early) caller.submit(call)
+      if (this.#stopping.aborted) caller.end(asFault(abortReason(this.#stopping)))
     } catch (thrown) {
-      if (attempt === 2 || sent || signal.aborted || !caller.ended.aborted) throw thrown
+      if (this.#slots[lane].get(peer) === slot) this.#slots[lane].delete(peer)
+      for (const call of slot.early) {
+        // The peer was reached before: another path may be found.
+        if (call.isHanded) this.#onLost(call, asFault(thrown))
+        else call.reject(asFault(thrown))
+      }
     }
+    slot.early.clear()
+  }
+
+  /** Again on a fresh stream, but what may have reached the other side only if that may happen twice. */
+  readonly #onLost = (call: RpcCall, fault: ShoalError): void => {
+    const mostLosses = call.repeatable ? LOSSES.repeatable : LOSSES.once
+    const isFinal = call.isHanded && !call.repeatable
+    if (isFinal || call.losses >= mostLosses || this.#stopping.aborted) return call.reject(fault)
+    call.losses++
+    call.onAbandoned = undefined
+    if (call.losses === 1) return this.#submit(call)
+    this.#options.clock.sleep(PAUSE_MS * 2 ** call.losses, this.#stopping).then(
+      () => call.isSettled || this.#submit(call),
+      () => {},
+    )
   }
 }
 
-interface Callers {
-  get(peer: string, lane: Lane): Promise<RpcCaller>
-  end(fault: ShoalError): void
-}
-
-/** One caller per peer and lane; calls that come while it opens wait for the same one. */
-function createCallers(options: RpcServiceOptions, stopping: AbortSignal): Callers {
-  const { clock, metrics, stallMs = DEADLINES.rpcStallMs } = options
-  const callers = new Map<string, Promise<RpcCaller>>()
-
-  async function open(peer: string, lane: Lane): Promise<RpcCaller> {
-    const signal = clock.deadline(DEADLINES.dialMs, 'connecting', stopping)
-    try {
-      const connection = await options.connectionTo(peer, signal)
-      const stream = await connection.newStream(RPC_PROTOCOLS[lane], {
-        signal,
-        maxOutboundStreams: LIMITS.rpcStreamsPerPeer,
-        runOnLimitedConnection: true,
-      })
-      return createRpcCaller({ stream, clock, metrics, stallMs })
-    } catch (cause) {
-      const why = messageOf(signal.aborted ? signal.reason : cause)
-      throw new ShoalError('peer_unreachable', `cannot reach peer ${peer}: ${why}`, { cause })
-    }
+async function openStream(
+  { connectionTo, clock }: RpcServiceOptions,
+  lane: Lane,
+  peer: string,
+  stopping: AbortSignal,
+): Promise<{ stream: Stream; connection: Connection }> {
+  const signal = clock.deadline(DEADLINES.dialMs, 'connecting', stopping)
+  try {
+    const connection = await connectionTo(peer, signal)
+    const stream = await connection.newStream(RPC_PROTOCOLS[lane], {
+      signal,
+      maxOutboundStreams: LIMITS.rpcStreamsPerPeer,
+      runOnLimitedConnection: true,
+    })
+    return { stream, connection }
+  } catch (cause) {
+    const why = messageOf(signal.aborted ? signal.reason : cause)
+    throw new ShoalError('peer_unreachable', `cannot reach peer ${peer}: ${why}`, { cause })
   }
-
-  return {
-    get(peer, lane) {
-      const key = `${lane} ${peer}`
-      const known = callers.get(key)
-      if (known !== undefined) return known
-      const opening = open(peer, lane)
-      callers.set(key, opening)
-      forgetWhenEnded(opening, () => {
-        if (callers.get(key) === opening) callers.delete(key)
-      })
-      return opening
-    },
-    end(fault) {
-      for (const opening of callers.values())
-        opening.then(
-          ({ end }) => end(fault),
-          () => {},
-        )
-    },
-  }
-}
-
-function forgetWhenEnded(opening: Promise<RpcCaller>, forget: () => void): void {
-  opening.then(({ ended }) => {
-    if (ended.aborted) return forget()
-    return ended.addEventListener('abort', forget)
-  }, forget)
 }
 
 interface Served {

@@ -45,8 +45,14 @@ export interface Transfer {
   onStored: () => void
 }
 
+interface RunningTransfer extends Transfer {
+  /** Memory for one blob each, used again and again: no more than pulls at once. */
+  memory: Uint8Array[]
+}
+
 /** Moves all `wanted` into the store. Rejects with `blob_unavailable`, the store's fault or the signal's reason. */
-export async function transferBlobs(transfer: Transfer): Promise<void> {
+export async function transferBlobs(options: Transfer): Promise<void> {
+  const transfer = { ...options, memory: [] }
   const { clock, signal } = transfer
   const ending = new AbortController()
   const limited = signal === undefined ? ending.signal : AbortSignal.any([ending.signal, signal])
@@ -86,7 +92,7 @@ function addNew(known: Map<string, Source>, sources: BlobSources): void {
 
 /** Gives each source in turn one more blob, until all are full: the first must not take everything. */
 function startPulls(
-  transfer: Transfer,
+  transfer: RunningTransfer,
   signal: AbortSignal,
   queue: CID[],
   sources: ReadonlyMap<string, Source>,
@@ -121,37 +127,56 @@ function startPulls(
 
 /** Whether the blob is in the store now. Rejects only when the store fails. */
 async function pullOne(
-  { rpc, store, metrics, clock, onStored }: Transfer,
+  transfer: RunningTransfer,
   signal: AbortSignal,
   source: Source,
   cid: CID,
 ): Promise<boolean> {
+  const { store, metrics, memory, onStored } = transfer
+  const into = memory.pop() ?? new Uint8Array(LIMITS.blobBytes)
+  try {
+    const bytes = await ask(transfer, signal, source, cid, into)
+    if (bytes === undefined) return false
+    if (bytes.length > LIMITS.blobBytes || !(await matchesCid(bytes, cid))) {
+      metrics.add('blobs_rejected_total')
+      source.isGivenUp = true
+      source.fault = 'blob_corrupt'
+      return false
+    }
+    metrics.add('blob_bytes_received_total', bytes.length)
+    await store.put(cid, bytes)
+    onStored()
+    return true
+  } finally {
+    memory.push(into)
+  }
+}
+
+/** What the source answers; undefined when that is a fault, which is then held against it. */
+async function ask(
+  { rpc, clock }: Transfer,
+  signal: AbortSignal,
+  source: Source,
+  cid: CID,
+  into: Uint8Array,
+): Promise<Uint8Array | undefined> {
   const startedAt = clock.now()
   source.inFlight++
-  let bytes: Uint8Array
   try {
-    bytes = await rpc.call(source.peer, BLOB_METHOD, cid.bytes, { lane: 'bulk', signal })
+    const options = { lane: 'bulk', signal, into } as const
+    const bytes = await rpc.call(source.peer, BLOB_METHOD, cid.bytes, options)
+    source.strikes = 0
+    adjustWindow(source, clock.now() - startedAt)
+    return bytes
   } catch (thrown) {
     const { code } = asFault(thrown)
     if (code === 'not_found') source.lacks.add(cid.toString())
     else strike(source, startedAt, clock.now())
     source.fault = code
-    return false
+    return undefined
   } finally {
     source.inFlight--
   }
-  if (bytes.length > LIMITS.blobBytes || !(await matchesCid(bytes, cid))) {
-    metrics.add('blobs_rejected_total')
-    source.isGivenUp = true
-    source.fault = 'blob_corrupt'
-    return false
-  }
-  metrics.add('blob_bytes_received_total', bytes.length)
-  source.strikes = 0
-  adjustWindow(source, clock.now() - startedAt)
-  await store.put(cid, bytes)
-  onStored()
-  return true
 }
 
 function strike(source: Source, startedAt: number, now: number): void {

@@ -5,7 +5,7 @@ export interface BlobStore {
   has(cid: CID): Promise<boolean>
   /** The bytes, verified against the CID; undefined when absent or found corrupt (then it is also dropped). */
   get(cid: CID): Promise<Uint8Array | undefined>
-  /** Stores bytes under `cid`, which the caller computed. Atomic: a crash leaves all or nothing. */
+  /** Stores bytes under `cid`, which the caller computed. Atomic: a crash leaves all or nothing. They are not kept. */
   put(cid: CID, bytes: Uint8Array): Promise<void>
   delete(cid: CID): Promise<void>
   list(): AsyncIterable<CID>

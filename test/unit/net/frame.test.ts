@@ -1,14 +1,17 @@
 import * as fc from 'fast-check'
 import { pipe } from 'it-pipe'
+import { Uint8ArrayList } from 'uint8arraylist'
 import { describe, expect, test } from 'vitest'
 import { LIMITS } from '../../../src/limits.ts'
 import {
   createFrameDecoder,
-  encodeFrame,
+  encodeFrames,
   FRAME_HEADER_BYTES,
+  frameBytes,
   isMethodName,
 } from '../../../src/net/frame.ts'
 import type { Frame } from '../../../src/net/frame.ts'
+import { markExclusive } from '../../../src/net/received-memory.ts'
 
 const invalid = expect.objectContaining({ code: 'message_invalid' })
 
@@ -25,20 +28,13 @@ async function* pieces(bytes: Uint8Array, cuts: readonly number[]): AsyncGenerat
 async function decodeAll(source: AsyncIterable<Uint8Array>): Promise<Frame[]> {
   const frames: Frame[] = []
   await pipe(source, createFrameDecoder().decode, async (decoded) => {
-    for await (const frame of decoded) frames.push(frame)
+    for await (const batch of decoded) frames.push(...batch)
   })
   return frames
 }
 
 function bytesOf(frames: readonly Frame[]): Uint8Array {
-  const all = frames.map((frame) => encodeFrame(frame).subarray())
-  const bytes = new Uint8Array(all.reduce((sum, part) => sum + part.length, 0))
-  let offset = 0
-  for (const part of all) {
-    bytes.set(part, offset)
-    offset += part.length
-  }
-  return bytes
+  return encodeFrames(frames).subarray()
 }
 
 function header(length: number, kind: number, methodBytes: number): Uint8Array {
@@ -52,7 +48,11 @@ function header(length: number, kind: number, methodBytes: number): Uint8Array {
 }
 
 const method = fc.stringMatching(/^[a-z][a-z0-9/-]{0,20}$/)
-const payload = fc.uint8Array({ maxLength: 300 })
+const payload = fc.oneof(
+  fc.uint8Array({ maxLength: 300 }),
+  // Joined with its neighbours, or handed on as it is.
+  fc.integer({ min: 8000, max: 8400 }).map((length) => new Uint8Array(length).fill(length)),
+)
 const id = fc.nat(2 ** 32 - 1)
 const frameArbitrary: fc.Arbitrary<Frame> = fc.oneof(
   fc.record({ kind: fc.constant('request' as const), id, method, payload }),
@@ -69,7 +69,7 @@ describe('frames', () => {
     await fc.assert(
       fc.asyncProperty(
         fc.array(frameArbitrary, { maxLength: 6 }),
-        fc.array(fc.nat(2000), { maxLength: 12 }),
+        fc.array(fc.nat(20_000), { maxLength: 12 }),
         async (frames, cuts) => {
           expect(await decodeAll(pieces(bytesOf(frames), cuts))).toEqual(frames)
         },
@@ -92,6 +92,124 @@ describe('frames', () => {
     const [frame] = await decodeAll(pieces(bytes, []))
     bytes.fill(0)
     expect(frame?.payload).toEqual(Uint8Array.of(1, 2))
+  })
+
+  test('in lists of pieces are read like those in one', async () => {
+    const frames: Frame[] = [
+      { kind: 'request', id: 1, method: 'a/b', payload: new Uint8Array(100_000).fill(3) },
+      { kind: 'request', id: 2, method: 'a/c', payload: new Uint8Array(20).fill(4) },
+    ]
+    const bytes = bytesOf(frames)
+    for (const size of [1000, 16_384, 99_999]) {
+      const list = new Uint8ArrayList()
+      for (let at = 0; at < bytes.length; at += size) list.append(bytes.slice(at, at + size))
+      const decoded: Frame[] = []
+      async function* once(): AsyncGenerator<Uint8ArrayList> {
+        yield list
+      }
+      for await (const batch of createFrameDecoder().decode(once())) decoded.push(...batch)
+      expect(decoded).toEqual(frames)
+    }
+  })
+
+  test('that announce much and bring little take little memory', async () => {
+    const bytes = new Uint8Array([...header(LIMITS.rpcMessageBytes, 2, 0), 1, 2, 3])
+    const before = process.memoryUsage().arrayBuffers
+    const decoders = Array.from({ length: 200 }, () => createFrameDecoder())
+    for (const decoder of decoders) {
+      async function* once(): AsyncGenerator<Uint8Array> {
+        yield bytes
+      }
+      for await (const frames of decoder.decode(once())) expect(frames).toEqual([])
+      expect(decoder.partial).toBe(true)
+    }
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(10 << 20)
+  })
+
+  describe('with a destination', () => {
+    const long = new Uint8Array(100_000).map((_, index) => index % 251)
+    const reply: Frame = { kind: 'reply', id: 9, method: '', payload: long }
+    const cuts = [10_000, 50_000]
+
+    async function decodeInto(frames: readonly Frame[], into: Uint8Array): Promise<Frame[]> {
+      const decoder = createFrameDecoder((replyId, bytes) =>
+        replyId === 9 && bytes <= into.length ? into : undefined,
+      )
+      const decoded: Frame[] = []
+      for await (const batch of decoder.decode(pieces(bytesOf(frames), cuts))) {
+        decoded.push(...batch)
+      }
+      return decoded
+    }
+
+    test('a reply is written there', async () => {
+      const into = new Uint8Array(120_000)
+      const [decoded] = await decodeInto([reply], into)
+      expect(decoded?.payload.buffer).toBe(into.buffer)
+      expect(decoded).toEqual(reply)
+    })
+
+    test('a reply that is too long for it, or another, is not', async () => {
+      const small = new Uint8Array(99_999)
+      expect(await decodeInto([reply], small)).toEqual([reply])
+      expect(small.every((byte) => byte === 0)).toBe(true)
+      const into = new Uint8Array(120_000)
+      const others: Frame[] = [
+        { ...reply, id: 8 },
+        { ...reply, kind: 'fault' },
+        { ...reply, kind: 'request', method: 'a' },
+      ]
+      expect(await decodeInto(others, into)).toEqual(others)
+      expect(into.every((byte) => byte === 0)).toBe(true)
+    })
+
+    test('a reply under way leaves it when told so, and is still whole', async () => {
+      const into = new Uint8Array(120_000)
+      const decoder = createFrameDecoder(() => into)
+      const bytes = bytesOf([reply])
+      async function* source(): AsyncGenerator<Uint8Array> {
+        yield bytes.subarray(0, 50_000)
+        decoder.leaveDestination(8)
+        yield bytes.subarray(50_000, 60_000)
+        decoder.leaveDestination(9)
+        into.fill(0)
+        yield bytes.subarray(60_000)
+      }
+      const decoded: Frame[] = []
+      for await (const batch of decoder.decode(source())) decoded.push(...batch)
+      expect(decoded).toEqual([reply])
+      expect(into.every((byte) => byte === 0)).toBe(true)
+    })
+  })
+
+  test('free the memory that they arrived in where it is theirs alone', async () => {
+    const frame: Frame = {
+      kind: 'reply',
+      id: 1,
+      method: '',
+      payload: new Uint8Array(50_000).fill(5),
+    }
+    const bytes = bytesOf([frame, frame])
+    const chunks = Array.from({ length: 7 }, (_, index) =>
+      bytes.slice(16_384 * index, 16_384 * (index + 1)),
+    )
+    for (const chunk of chunks) markExclusive(chunk)
+    async function* source(): AsyncGenerator<Uint8Array> {
+      yield* chunks
+    }
+    const decoded: Frame[] = []
+    for await (const batch of createFrameDecoder().decode(source())) decoded.push(...batch)
+    expect(decoded).toEqual([frame, frame])
+    // The first begins with a header, the fourth ends one frame and begins the other, the last is small.
+    expect(chunks.map(({ length }) => length > 0)).toEqual([
+      true,
+      false,
+      false,
+      true,
+      false,
+      false,
+      true,
+    ])
   })
 
   test.each([
@@ -126,8 +244,8 @@ describe('frames', () => {
           const decoder = createFrameDecoder()
           let length = 0
           try {
-            for await (const frame of decoder.decode(pieces(bytes, cuts))) {
-              length += FRAME_HEADER_BYTES + frame.method.length + frame.payload.length
+            for await (const frames of decoder.decode(pieces(bytes, cuts))) {
+              for (const frame of frames) length += frameBytes(frame)
             }
             expect(decoder.bytesReceived).toBe(bytes.length)
             expect(decoder.partial).toBe(length < bytes.length)
@@ -143,7 +261,7 @@ describe('frames', () => {
 
   test('cannot be made larger than the limit', () => {
     const tooLong = new Uint8Array(LIMITS.rpcMessageBytes + 1)
-    expect(() => encodeFrame({ kind: 'reply', id: 1, method: '', payload: tooLong })).toThrow(
+    expect(() => encodeFrames([{ kind: 'reply', id: 1, method: '', payload: tooLong }])).toThrow(
       expect.objectContaining({ code: 'limit_exceeded' }),
     )
   })

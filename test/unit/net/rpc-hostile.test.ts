@@ -10,7 +10,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { LIMITS } from '../../../src/limits.ts'
 import { createMetrics } from '../../../src/metrics.ts'
 import type { Metrics } from '../../../src/metrics.ts'
-import { createFrameDecoder, encodeFrame } from '../../../src/net/frame.ts'
+import { createFrameDecoder, encodeFrames } from '../../../src/net/frame.ts'
 import type { Frame } from '../../../src/net/frame.ts'
 import type { Network } from '../../../src/net/network.ts'
 import { RPC_PROTOCOLS } from '../../../src/net/rpc.ts'
@@ -61,7 +61,7 @@ async function startVictim(): Promise<Victim> {
 function listen(stream: Stream): Frame[] {
   const frames: Frame[] = []
   const read = async (): Promise<void> => {
-    for await (const one of createFrameDecoder().decode(stream)) frames.push(one)
+    for await (const batch of createFrameDecoder().decode(stream)) frames.push(...batch)
   }
   read().catch(() => {})
   return frames
@@ -90,7 +90,7 @@ describe('a caller that', () => {
     const { open } = await startVictim()
     const stream = await open()
     const replies = listen(stream)
-    stream.send(encodeFrame(frame('request', 5, 'test/echo', Uint8Array.of(1, 2, 3))))
+    stream.send(encodeFrames([frame('request', 5, 'test/echo', Uint8Array.of(1, 2, 3))]))
     await until(() => replies.length === 1)
     expect(replies[0]).toEqual(frame('reply', 5, '', Uint8Array.of(1, 2, 3)))
   })
@@ -132,7 +132,7 @@ describe('a caller that', () => {
   test.each(['reply', 'fault'] as const)('sends a %s is cut off', async (kind) => {
     const { open, dropped } = await startVictim()
     const stream = await open()
-    stream.send(encodeFrame(frame(kind, 1)))
+    stream.send(encodeFrames([frame(kind, 1)]))
     await until(() => stream.status !== 'open')
     expect(dropped('unexpected')).toBe(1)
   })
@@ -141,9 +141,11 @@ describe('a caller that', () => {
     const { open, dropped } = await startVictim()
     const idle = await open()
     const replies = listen(idle)
-    idle.send(encodeFrame(frame('request', 1, 'test/echo')))
+    idle.send(encodeFrames([frame('request', 1, 'test/echo')]))
     const stuck = await open()
-    stuck.send(encodeFrame(frame('request', 1, 'test/echo', new Uint8Array(100))).subarray(0, 50))
+    stuck.send(
+      encodeFrames([frame('request', 1, 'test/echo', new Uint8Array(100))]).subarray(0, 50),
+    )
     await until(() => stuck.status !== 'open')
     expect(dropped('stalled')).toBe(1)
     await new Promise((resolve) => setTimeout(resolve, 2 * STALL_MS))
@@ -155,7 +157,7 @@ describe('a caller that', () => {
     const { open, dropped } = await startVictim()
     const stream = await open()
     const replies = listen(stream)
-    const whole = encodeFrame(frame('request', 1, 'test/echo', new Uint8Array(20))).subarray()
+    const whole = encodeFrames([frame('request', 1, 'test/echo', new Uint8Array(20))]).subarray()
     for (const byte of whole) {
       stream.send(Uint8Array.of(byte))
       await new Promise((resolve) => setTimeout(resolve, STALL_MS / 10))
@@ -174,16 +176,19 @@ describe('a caller that', () => {
     const stream = await open()
     const replies = listen(stream)
     const count = LIMITS.rpcRequestsInFlight + 3
-    for (let id = 1; id <= count; id++) stream.send(encodeFrame(frame('request', id, 'test/held')))
+    for (let id = 1; id <= count; id++)
+      stream.send(encodeFrames([frame('request', id, 'test/held')]))
     await until(() => replies.length === 3)
     for (const reply of replies) {
       expect(reply.kind).toBe('fault')
       expect(decodeCbor(reply.payload, 1000)).toMatchObject({ code: 'limit_exceeded' })
     }
     expect(metrics.read('rpc_requests_total', 'limit_exceeded')).toBe(3)
-    for (const resolve of waiting) resolve()
-    await until(() => replies.length === count)
-    stream.send(encodeFrame(frame('request', 1000, 'test/echo')))
+    await until(() => {
+      for (const resolve of waiting.splice(0)) resolve()
+      return replies.length === count
+    })
+    stream.send(encodeFrames([frame('request', count + 1, 'test/echo')]))
     await until(() => replies.length === count + 1)
   })
 
@@ -194,7 +199,7 @@ describe('a caller that', () => {
     const replies = listen(stream)
     const payload = new Uint8Array(1 << 20)
     for (let id = 1; id <= 20; id++) {
-      stream.send(encodeFrame(frame('request', id, 'test/held', payload)))
+      stream.send(encodeFrames([frame('request', id, 'test/held', payload)]))
     }
     await until(() => replies.length === 4)
     expect(replies.map(({ id }) => id)).toEqual([17, 18, 19, 20])
@@ -211,7 +216,7 @@ describe('a caller that', () => {
     stream.addEventListener('message', () => {})
     stream.pause()
     for (let id = 1; id <= LIMITS.rpcRequestsInFlight; id++) {
-      stream.send(encodeFrame(frame('request', id, 'test/blob')))
+      stream.send(encodeFrames([frame('request', id, 'test/blob')]))
     }
     await until(() => dropped('not_reading') === 1)
     // The places of the bulk lane, and what fits into the window of the stream.
@@ -227,9 +232,10 @@ describe('a caller that', () => {
     stream.addEventListener('message', () => {})
     stream.pause()
     try {
-      for (let id = 1; id <= 60; id++) stream.send(encodeFrame(frame('request', id, 'test/blob')))
-      for (let id = 61; id <= 5000; id++) {
-        stream.send(encodeFrame(frame('request', id, 'test/held')))
+      for (let id = 1; id <= 60; id++)
+        stream.send(encodeFrames([frame('request', id, 'test/blob')]))
+      for (let id = 61; id <= 60 + 4 * LIMITS.rpcRequestsInFlight; id++) {
+        stream.send(encodeFrames([frame('request', id, 'test/held')]))
       }
     } catch {
       // Cut off already.
@@ -249,7 +255,7 @@ describe('a caller that', () => {
     const last = streams.at(-1)
     if (last === undefined) throw new Error('no stream')
     const replies = listen(last)
-    last.send(encodeFrame(frame('request', 1, 'test/echo')))
+    last.send(encodeFrames([frame('request', 1, 'test/echo')]))
     await until(() => replies.length === 1)
   })
 })
@@ -263,7 +269,9 @@ describe('a called peer that', () => {
     await victim.raw.handle(RPC_PROTOCOLS.control, (stream) => {
       streams.push(stream)
       const read = async (): Promise<void> => {
-        for await (const request of createFrameDecoder().decode(stream)) answer(stream, request)
+        for await (const requests of createFrameDecoder().decode(stream)) {
+          for (const request of requests) answer(stream, request)
+        }
       }
       read().catch(() => {})
     })
@@ -272,7 +280,7 @@ describe('a called peer that', () => {
 
   test('answers what was not asked is cut off', async () => {
     const { network, liar, dropped } = await startLiar((stream, { id }) => {
-      stream.send(encodeFrame(frame('reply', id + 1)))
+      stream.send(encodeFrames([frame('reply', id + 1)]))
     })
     await expect(network.rpc.call(liar, 'test/x', new Uint8Array())).rejects.toMatchObject({
       code: 'peer_unreachable',
@@ -282,8 +290,8 @@ describe('a called peer that', () => {
 
   test('answers twice is cut off after the first answer counted', async () => {
     const { network, liar, dropped } = await startLiar((stream, { id }) => {
-      stream.send(encodeFrame(frame('reply', id, '', Uint8Array.of(1))))
-      stream.send(encodeFrame(frame('reply', id, '', Uint8Array.of(2))))
+      stream.send(encodeFrames([frame('reply', id, '', Uint8Array.of(1))]))
+      stream.send(encodeFrames([frame('reply', id, '', Uint8Array.of(2))]))
     })
     const reply = await network.rpc.call(liar, 'test/x', new Uint8Array())
     expect(reply).toEqual(Uint8Array.of(1))
@@ -297,7 +305,7 @@ describe('a called peer that', () => {
     ['a known code', encodeCbor({ code: 'conflict', message: 'x' }), 'conflict'],
   ])('faults with %s', async (_what, payload, code) => {
     const { network, liar } = await startLiar((stream, { id }) => {
-      stream.send(encodeFrame(frame('fault', id, '', payload)))
+      stream.send(encodeFrames([frame('fault', id, '', payload)]))
     })
     await expect(network.rpc.call(liar, 'test/x', new Uint8Array())).rejects.toMatchObject({ code })
   })
@@ -307,7 +315,7 @@ describe('a called peer that', () => {
     const { network, liar, streams } = await startLiar((stream, { id }) => {
       calls++
       if (calls === 1) stream.abort(new Error('no'))
-      else stream.send(encodeFrame(frame('reply', id)))
+      else stream.send(encodeFrames([frame('reply', id)]))
     })
     await expect(network.rpc.call(liar, 'test/x', new Uint8Array())).rejects.toMatchObject({
       code: 'peer_unreachable',
@@ -318,9 +326,24 @@ describe('a called peer that', () => {
     expect(streams).toHaveLength(2)
   })
 
+  test('resets the stream under a call that may be made twice: it is, and not for ever', async () => {
+    let calls = 0
+    const { network, liar } = await startLiar((stream, { id, method }) => {
+      calls++
+      if (method === 'test/never' || calls < 3) stream.abort(new Error('no'))
+      else stream.send(encodeFrames([frame('reply', id)]))
+    })
+    const call = (method: string): Promise<Uint8Array> =>
+      network.rpc.call(liar, method, new Uint8Array(), { repeatable: true })
+    expect(await call('test/x')).toEqual(new Uint8Array())
+    expect(calls).toBe(3)
+    await expect(call('test/never')).rejects.toMatchObject({ code: 'peer_unreachable' })
+    expect(calls).toBe(7)
+  })
+
   test('closes the stream politely: the next call opens another', async () => {
     const { network, liar, streams } = await startLiar((stream, { id }) => {
-      stream.send(encodeFrame(frame('reply', id)))
+      stream.send(encodeFrames([frame('reply', id)]))
     })
     await network.rpc.call(liar, 'test/x', new Uint8Array())
     await streams[0]?.close()
@@ -331,12 +354,33 @@ describe('a called peer that', () => {
 
   test('is called many times at once gets one stream', async () => {
     const { network, liar, streams } = await startLiar((stream, { id }) => {
-      stream.send(encodeFrame(frame('reply', id)))
+      stream.send(encodeFrames([frame('reply', id)]))
     })
     await Promise.all(
       Array.from({ length: 20 }, () => network.rpc.call(liar, 'test/x', new Uint8Array())),
     )
     expect(streams).toHaveLength(1)
+  })
+
+  test('answers too late does not write into memory that is no longer its own', async () => {
+    const { network, liar } = await startLiar((stream, { id }) => {
+      const bytes = encodeFrames([
+        frame('reply', id, '', new Uint8Array(200_000).fill(7)),
+      ]).subarray()
+      stream.send(bytes.subarray(0, 100_000))
+      setTimeout(() => stream.send(bytes.subarray(100_000)), STALL_MS / 2)
+    })
+    const into = new Uint8Array(200_000)
+    const options = { deadlineMs: STALL_MS / 4, into }
+    await expect(network.rpc.call(liar, 'test/x', new Uint8Array(), options)).rejects.toMatchObject(
+      { code: 'timeout' },
+    )
+    expect(into.at(90_000)).toBe(7)
+    into.fill(1)
+    await new Promise((resolve) => setTimeout(resolve, STALL_MS))
+    // The stream lives, and what came late was dropped.
+    expect((await network.rpc.call(liar, 'test/x', new Uint8Array())).length).toBe(200_000)
+    expect(into.every((byte) => byte === 1)).toBe(true)
   })
 
   test('never answers is left after so many requests', async () => {

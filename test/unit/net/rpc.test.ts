@@ -72,22 +72,66 @@ describe('a call', () => {
   test('may be under way many times; replies find their requests in any order', async () => {
     const [client, server] = await startPair()
     const { held, release } = heldHandler(server, 'test/held')
-    const calls = Array.from({ length: LIMITS.rpcRequestsInFlight }, (_, index) =>
+    const calls = Array.from({ length: LIMITS.rpcHandlersPerStream }, (_, index) =>
       client.rpc.call(server.peerId, 'test/held', Uint8Array.of(index)),
     )
-    await until(() => held.length === LIMITS.rpcRequestsInFlight)
-    await expect(client.rpc.call(server.peerId, 'test/held', Uint8Array.of(0))).rejects.toThrow(
-      fault('limit_exceeded'),
-    )
+    await until(() => held.length === calls.length)
     release()
     expect((await Promise.all(calls)).map(([first]) => first)).toEqual(calls.map((_, i) => i))
+  })
+
+  test('beyond what the peer takes at once waits here, so many and no more', async () => {
+    const [client, server] = await startPair()
+    server.rpc.handle('test/echo', async (request) => request)
+    await client.rpc.call(server.peerId, 'test/echo', bytes(''))
+    const room = LIMITS.rpcRequestsInFlight + LIMITS.rpcCallsWaiting
+    const calls = Array.from({ length: room }, (_, index) =>
+      client.rpc.call(server.peerId, 'test/echo', Uint8Array.of(index, index >> 8)),
+    )
+    await expect(client.rpc.call(server.peerId, 'test/echo', bytes('x'))).rejects.toThrow(
+      fault('limit_exceeded'),
+    )
+    const replies = await Promise.all(calls)
+    expect(replies.map(([low = 0, high = 0]) => low + 256 * high)).toEqual(calls.map((_, i) => i))
+  })
+
+  test('that waits ends at its deadline or its signal like any other', async () => {
+    const [client, server] = await startPair()
+    const { held, release } = heldHandler(server, 'test/held')
+    const calls = Array.from({ length: LIMITS.rpcRequestsInFlight }, () =>
+      client.rpc.call(server.peerId, 'test/held', Uint8Array.of(1)),
+    )
+    const settled = Promise.allSettled(calls)
+    const late = new AbortController()
+    const waiting = [
+      client.rpc.call(server.peerId, 'test/held', Uint8Array.of(2), { deadlineMs: 50 }),
+      client.rpc.call(server.peerId, 'test/held', Uint8Array.of(2), { signal: late.signal }),
+    ]
+    await expect(waiting[0]).rejects.toThrow(fault('timeout', 'test/held'))
+    late.abort(new ShoalError('conflict', 'the run was left'))
+    await expect(waiting[1]).rejects.toThrow(fault('conflict'))
+    const drain = setInterval(release, 1)
+    onTestFinished(() => clearInterval(drain))
+    expect((await settled).every(({ status }) => status === 'fulfilled')).toBe(true)
+    // They never left.
+    expect(held).not.toContain(2)
+  })
+
+  test('in large numbers with large messages is held back, not refused', async () => {
+    const [client, server] = await startPair()
+    server.rpc.handle('test/echo', async (request) => request)
+    const request = new Uint8Array(1 << 20).fill(7)
+    const calls = Array.from({ length: 40 }, () =>
+      client.rpc.call(server.peerId, 'test/echo', request),
+    )
+    for (const reply of await Promise.all(calls)) expect(reply.length).toBe(1 << 20)
   })
 
   test('on the bulk lane is not held up by the control lane, nor the other way round', async () => {
     const [client, server] = await startPair()
     const { held, release } = heldHandler(server, 'test/held')
     server.rpc.handle('test/echo', async (request) => request)
-    const calls = Array.from({ length: LIMITS.rpcRequestsInFlight }, () =>
+    const calls = Array.from({ length: 8 * LIMITS.chunksInFlight }, () =>
       client.rpc.call(server.peerId, 'test/held', Uint8Array.of(0), { lane: 'bulk' }),
     )
     await until(() => held.length === LIMITS.chunksInFlight)
@@ -175,6 +219,22 @@ describe('a call', () => {
     await until(() => held.includes(2))
     late.abort(reason)
     await expect(call).rejects.toBe(reason)
+  })
+
+  test('has its reply written where the caller wants it, when it fits', async () => {
+    const [client, server] = await startPair()
+    server.rpc.handle('test/echo', async (request) => request)
+    const request = new Uint8Array(300_000).map((_, index) => index % 253)
+    const into = new Uint8Array(400_000)
+    for (let time = 0; time < 3; time++) {
+      const reply = await client.rpc.call(server.peerId, 'test/echo', request, { into })
+      expect(reply.buffer).toBe(into.buffer)
+      expect(reply).toEqual(request)
+    }
+    const small = new Uint8Array(200_000)
+    const reply = await client.rpc.call(server.peerId, 'test/echo', request, { into: small })
+    expect(reply).toEqual(request)
+    expect(small.every((byte) => byte === 0)).toBe(true)
   })
 
   test('longer than a message is not sent', async () => {

@@ -11,6 +11,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { parse as parseToml } from 'smol-toml'
 import { z } from 'zod'
 import { ShoalError, messageOf } from '../src/errors.ts'
+import type { RelayLimits } from '../src/net/relay-server.ts'
 import { nearest, parseInput } from './validation.ts'
 
 /** A config file is a few dozen lines written by hand. */
@@ -27,6 +28,16 @@ const configSchema = z.strictObject({
   announce: addresses.optional(),
   bootstrap: addresses.optional(),
   mdns: z.boolean().optional(),
+  public: z.boolean().optional(),
+  relay: z
+    .strictObject({
+      reservations: z.int().min(0).max(4096).optional(),
+      circuits: z.int().min(0).max(4096).optional(),
+      circuitMegabytes: z.int().min(1).max(1_000_000).optional(),
+      circuitMinutes: z.int().min(1).max(1440).optional(),
+      megabitsPerSecond: z.int().min(1).max(100_000).optional(),
+    })
+    .optional(),
   api: z.strictObject({ port: z.int().min(0).max(65_535).optional() }).optional(),
   engine: z
     .strictObject({
@@ -82,6 +93,41 @@ export const CONFIG_OPTIONS: readonly ConfigOption[] = [
   },
   { key: 'mdns', kind: 'switch', summary: 'find peers on the local network (default on)' },
   {
+    key: 'public',
+    kind: 'switch',
+    summary: 'this machine can be dialled by anybody: serve as bootstrap, relay and reflector',
+  },
+  {
+    key: 'relay.reservations',
+    kind: 'integer',
+    value: 'number',
+    summary: 'with --public: peers reachable through this node (default 128)',
+  },
+  {
+    key: 'relay.circuits',
+    kind: 'integer',
+    value: 'number',
+    summary: 'with --public: connections carried at once (default 256)',
+  },
+  {
+    key: 'relay.circuitMegabytes',
+    kind: 'integer',
+    value: 'number',
+    summary: 'with --public: the most that one of them carries (default 4096)',
+  },
+  {
+    key: 'relay.circuitMinutes',
+    kind: 'integer',
+    value: 'number',
+    summary: 'with --public: the longest that one of them lasts (default 240)',
+  },
+  {
+    key: 'relay.megabitsPerSecond',
+    kind: 'integer',
+    value: 'number',
+    summary: 'with --public: rate of all of them together, shared fairly (default 200)',
+  },
+  {
     key: 'api.port',
     kind: 'integer',
     value: 'number',
@@ -120,6 +166,9 @@ export interface Config {
   announce: string[]
   bootstrap: string[]
   mdns: boolean
+  public: boolean
+  /** What a public node carries for others. */
+  relay: RelayLimits
   api: {
     /** Undefined when not given: then the default port, or a free one when it is taken. */
     port: number | undefined
@@ -156,6 +205,8 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     announce: first((layer) => layer.announce) ?? [],
     bootstrap: first((layer) => layer.bootstrap) ?? [],
     mdns: first((layer) => layer.mdns) ?? true,
+    public: first((layer) => layer.public) ?? false,
+    relay: relayLimits((key) => first((layer) => layer.relay?.[key])),
     api: { port: first((layer) => layer.api?.port) },
     engine: {
       backend: first((layer) => layer.engine?.backend) ?? 'auto',
@@ -165,6 +216,22 @@ export function loadConfig(sources: ConfigSources = {}): Config {
       level: first((layer) => layer.log?.level) ?? 'info',
       format: first((layer) => layer.log?.format) ?? 'auto',
     },
+  }
+}
+
+/** Sized for a small rented server: at 200 Mbit/s relaying costs it about a quarter of a core. */
+function relayLimits(
+  given: (key: keyof NonNullable<ConfigLayer['relay']>) => number | undefined,
+): RelayLimits {
+  const circuits = given('circuits') ?? 256
+  return {
+    reservations: given('reservations') ?? 128,
+    circuits,
+    // Two lanes of traffic and their replacements to each member of a group.
+    circuitsPerPeer: Math.min(circuits, 32),
+    circuitBytes: (given('circuitMegabytes') ?? 4096) * 1e6,
+    circuitMs: (given('circuitMinutes') ?? 240) * 60_000,
+    bytesPerSecond: ((given('megabitsPerSecond') ?? 200) * 1e6) / 8,
   }
 }
 
@@ -222,6 +289,7 @@ function withOption(
   return {
     ...layer,
     ...parsed,
+    ...(parsed.relay && { relay: { ...layer.relay, ...parsed.relay } }),
     ...(parsed.api && { api: { ...layer.api, ...parsed.api } }),
     ...(parsed.engine && { engine: { ...layer.engine, ...parsed.engine } }),
     ...(parsed.log && { log: { ...layer.log, ...parsed.log } }),

@@ -1,9 +1,9 @@
 /** The daemon: one node with its data folder, its network, its engine and the local API, until it is told to stop. */
-import { raceSignal, systemClock } from '../src/clock.ts'
+import { raceSignal, systemClock, type Clock } from '../src/clock.ts'
 import { ShoalError } from '../src/errors.ts'
 import { DEADLINES } from '../src/limits.ts'
 import type { Logger } from '../src/log.ts'
-import { createMetrics } from '../src/metrics.ts'
+import { createMetrics, type Metrics } from '../src/metrics.ts'
 import { createNetwork } from '../src/net/host.ts'
 import type { NetworkOptions } from '../src/net/host.ts'
 import type { Network } from '../src/net/network.ts'
@@ -15,13 +15,20 @@ import type { Config } from './config.ts'
 import { createEngine } from './engine/engine.ts'
 import { createLogger } from './log.ts'
 import { nodeEncrypters } from './net/tls.ts'
-import { nodeTransports, localNetworkDiscovery } from './net/transports.ts'
+import { natProbe } from './net/nat-probe.ts'
+import { openReflector } from './net/reflector.ts'
+import type { Reflector } from './net/reflector.ts'
+import { localNetworkDiscovery, nodePunchers, nodeTransports } from './net/transports.ts'
 import { openDataFolder } from './store/data-folder.ts'
 import { VERSION } from './version.ts'
 
 const DEFAULT_LISTEN = '/ip4/0.0.0.0/tcp/4010'
 const ANY_PORT_LISTEN = '/ip4/0.0.0.0/tcp/0'
 const DEFAULT_API_PORT = 4011
+/** For networks that let nothing out but the web: TCP and, for proxies that look closer, WebSocket. */
+const WEB_LISTEN = ['/ip4/0.0.0.0/tcp/443', '/ip4/0.0.0.0/tcp/80/ws']
+/** Those of STUN; two, because a NAT may treat ports of one host differently. */
+const REFLECTOR_PORTS = [3478, 3479]
 
 export interface DaemonOptions {
   config: Config
@@ -114,25 +121,57 @@ async function start({ config, logger, shutdown, ends }: Start): Promise<DaemonR
   }
 }
 
+interface Services {
+  clock: Clock
+  logger: Logger
+  metrics: Metrics
+}
+
 async function openNetwork(
   config: Config,
-  services: Pick<NetworkOptions, 'identity' | 'records' | 'clock' | 'logger' | 'metrics'>,
+  services: Pick<NetworkOptions, 'identity' | 'records'> & Services,
 ): Promise<Network> {
   const { announce, bootstrap, mdns } = config
-  const peerDiscovery = mdns ? localNetworkDiscovery() : undefined
-  const connectionEncrypters = nodeEncrypters(services)
-  const transports = nodeTransports()
+  const reflector = config.public
+    ? await openReflector({ ...services, ports: REFLECTOR_PORTS })
+    : undefined
   const options = {
     ...services,
     announce,
     bootstrap,
-    transports,
-    connectionEncrypters,
-    peerDiscovery,
+    transports: nodeTransports(),
+    connectionEncrypters: nodeEncrypters(services),
+    peerDiscovery: mdns ? localNetworkDiscovery() : undefined,
+    punchers: nodePunchers(),
+    natProbe: natProbe(),
+    ...(reflector !== undefined && {
+      isPublic: true,
+      relay: config.relay,
+      listenIfFree: WEB_LISTEN,
+      reflectorPorts: reflector.ports,
+    }),
   }
-  return await firstFree(config.listen, [[DEFAULT_LISTEN], [ANY_PORT_LISTEN]], (listen) =>
-    createNetwork({ ...options, listen }),
-  )
+  try {
+    const network = await firstFree(
+      config.listen,
+      [[DEFAULT_LISTEN], [ANY_PORT_LISTEN]],
+      (listen) => createNetwork({ ...options, listen }),
+    )
+    return reflector === undefined ? network : closingWith(network, reflector)
+  } catch (cause) {
+    await reflector?.close()
+    throw cause
+  }
+}
+
+function closingWith(network: Network, reflector: Reflector): Network {
+  return {
+    ...network,
+    async stop() {
+      await network.stop()
+      await reflector.close()
+    },
+  }
 }
 
 async function openApi(

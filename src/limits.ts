@@ -33,6 +33,8 @@ export const LIMITS = {
   rpcStreamsPerPeer: 4,
   /** Characters of an RPC method name. */
   rpcMethodLength: 64,
+  /** Holes being punched at once for others who asked: each has a few sockets open, or 256 for a symmetric NAT. */
+  punches: 4,
   /** Peers in one averaging group: the final merge of small swarms is all-to-all. */
   groupPeers: 32,
   /** Own contributions to past rounds kept for peers that replay them: 32 rounds bring back a joiner ten times slower. */
@@ -131,6 +133,8 @@ export const LIMITS = {
 export const DEADLINES = {
   /** TCP, encryption, muxer and identify. */
   dialMs: 10_000,
+  /** One address of several: the next may be better. A handshake is 5 round trips, on a busy machine. */
+  dialAddressMs: 4_000,
   /** A control call between peers. */
   rpcMs: 10_000,
   /** The most a handler may work on one request; long polls take 15 s. */
@@ -141,6 +145,8 @@ export const DEADLINES = {
   trainerSilentMs: 15_000,
   /** Another peer's attempt to reach this node. */
   dialBackMs: 5_000,
+  /** One attempt to punch a hole, the birthday search included: 1 000 probes at 250 a second, and two round trips. */
+  punchMs: 10_000,
   /** Finding out how a NAT behaves: some questions, each repeated, one that a filter never answers. */
   natProbeMs: 10_000,
   /** One chunk of 1 MiB: 15 s is 70 KB/s. */

@@ -13,6 +13,10 @@ export const METRICS = {
   contributions_rejected_total: 'contributions refused, by reason',
   network_bytes_sent_total: 'bytes written to all connections, every protocol included',
   network_bytes_received_total: 'bytes read from all connections, every protocol included',
+  relay_requests_total: 'requests to this node as a relay, by outcome',
+  relay_bytes_total: 'bytes carried for others as a relay',
+  relay_circuits_cut_total: 'relayed connections cut at a limit, by limit',
+  direct_paths_total: 'searches for a direct path to a peer behind a relay, by outcome',
   tokens_total: 'tokens trained on by this node',
 } as const
 

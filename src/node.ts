@@ -5,7 +5,9 @@ import { DEADLINES } from './limits.ts'
 import { silentLogger, type Logger } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
 import { createBlobExchange, type BlobExchange } from './net/blobs.ts'
-import type { Link, Network } from './net/network.ts'
+import type { NatType } from './net/nat.ts'
+import type { Link, Network, NetworkReachability } from './net/network.ts'
+import type { RelayLimits, RelayUse } from './net/relay-server.ts'
 import { createServices, type Services } from './net/services.ts'
 import { createSharedBlobs, type SharedBlobs } from './net/shared-blobs.ts'
 import { seededRandom, type Random } from './random.ts'
@@ -46,7 +48,12 @@ import type { Schema } from './tensor/schema.ts'
 export interface NodeStatus {
   peerId: string
   addresses: string[]
-  reachability: 'unknown' | 'public'
+  reachability: NetworkReachability
+  nat: NatType
+  /** Peer ids of the relays through which this node can be reached. */
+  relays: string[]
+  /** What this node carries for others as a relay; null when it is none. */
+  relaying: { limits: RelayLimits; use: RelayUse } | null
   links: number
   runs: number
   engine: string
@@ -156,6 +163,9 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
       peerId: network.peerId,
       addresses: network.addresses(),
       reachability: network.reachability(),
+      nat: network.nat().type,
+      relays: network.relays(),
+      relaying: network.relaying(),
       links: network.links().length,
       runs: runs.views().length,
       engine: engine.backend,

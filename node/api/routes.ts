@@ -15,7 +15,31 @@ import { TRAINING_ROUTES } from './training-routes.ts'
 const nodeStatusSchema = z.object({
   peerId: z.string(),
   addresses: z.array(z.string()),
-  reachability: z.enum(['unknown', 'public']),
+  reachability: z.enum(['unknown', 'public', 'mapped', 'punchable', 'relay-only']),
+  nat: z.enum([
+    'unknown',
+    'open',
+    'full-cone',
+    'restricted-cone',
+    'port-restricted-cone',
+    'symmetric',
+    'udp-blocked',
+    'web-only',
+  ]),
+  relays: z.array(z.string()),
+  relaying: z
+    .object({
+      limits: z.object({
+        reservations: z.number(),
+        circuits: z.number(),
+        circuitsPerPeer: z.number(),
+        circuitBytes: z.number(),
+        circuitMs: z.number(),
+        bytesPerSecond: z.number(),
+      }),
+      use: z.object({ reservations: z.number(), circuits: z.number(), bytes: z.number() }),
+    })
+    .nullable(),
   links: z.number(),
   runs: z.number(),
   engine: z.string(),

@@ -1,7 +1,8 @@
 /** Commands about this node: `status`, `peers`, `shutdown`, `version`. */
+import type { NodeStatus } from '../../src/node.ts'
 import { ROUTES } from '../api/routes.ts'
 import { VERSION } from '../version.ts'
-import { duration, fields, table } from './format.ts'
+import { bytes, duration, fields, table } from './format.ts'
 import type { Command } from './session.ts'
 
 export const NODE_COMMANDS: readonly Command[] = [
@@ -17,6 +18,9 @@ export const NODE_COMMANDS: readonly Command[] = [
           ['peer id', status.peerId],
           ...status.addresses.map((address) => ['address', address] as const),
           ['reachability', status.reachability],
+          ['NAT', status.nat],
+          ...status.relays.map((relay) => ['relay', relay] as const),
+          ...relayingFields(status.relaying),
           ['peers', String(status.links)],
           ['runs', String(status.runs)],
           ['engine', status.engine],
@@ -76,3 +80,19 @@ export const NODE_COMMANDS: readonly Command[] = [
     },
   },
 ]
+
+/** What a public node does for others, and how far it goes. */
+function relayingFields(relaying: NodeStatus['relaying']): (readonly [string, string])[] {
+  if (relaying === null) return []
+  const { limits, use } = relaying
+  const share = (used: number, limit: number): string => `${used} of ${limit}`
+  return [
+    ['relays for others', `${share(use.reservations, limits.reservations)} peers`],
+    ['', `${share(use.circuits, limits.circuits)} connections, ${bytes(use.bytes)} so far`],
+    [
+      '',
+      `each at most ${bytes(limits.circuitBytes)} in ${duration(limits.circuitMs)}, ` +
+        `together ${bytes(limits.bytesPerSecond)}/s`,
+    ],
+  ]
+}

@@ -1,11 +1,20 @@
-/** What needs sockets: TCP for the network, multicast for neighbours on the LAN. */
+/** What needs sockets: TCP and WebSocket for the network, holes in NATs, multicast for neighbours on the LAN. */
 import { mdns } from '@libp2p/mdns'
 import { tcp } from '@libp2p/tcp'
+import { webSockets } from '@libp2p/websockets'
 import type { PeerDiscoveryFactories, TransportFactories } from '../../src/net/libp2p-node.ts'
+import type { Puncher } from '../../src/net/punch.ts'
+import { tcpPuncher } from './tcp-punch.ts'
+import { udpPuncher } from './udp-punch.ts'
 
 export function nodeTransports(): TransportFactories {
   // On both sides, or replies of some hundred bytes wait 40 ms for Nagle's algorithm.
-  return [tcp({ dialOpts: { noDelay: true }, listenOpts: { noDelay: true } })]
+  return [tcp({ dialOpts: { noDelay: true }, listenOpts: { noDelay: true } }), webSockets()]
+}
+
+/** TCP first: half of UDP's work for the processor. */
+export function nodePunchers(): Puncher[] {
+  return [tcpPuncher(), udpPuncher()]
 }
 
 /**

@@ -1,5 +1,6 @@
 /** What a multiaddr says about a link. */
 import { peerIdFromString } from '@libp2p/peer-id'
+import { isPrivateIp } from '@libp2p/utils'
 import { CODE_P2P, multiaddr } from '@multiformats/multiaddr'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import { ShoalError } from '../errors.ts'
@@ -54,10 +55,46 @@ export function hostOf(address: Multiaddr): string | undefined {
   return first?.name === 'ip4' || first?.name === 'ip6' ? first.value : undefined
 }
 
-/** False when packets go through a relay. WebRTC uses one only to set the connection up. */
-export function isDirect(address: Multiaddr): boolean {
+/** Whether packets go through a relay. WebRTC uses one only to set the connection up. */
+export function isRelayed(address: Multiaddr): boolean {
   const names = namesOf(address)
-  return !names.includes('p2p-circuit') || names.includes('webrtc')
+  return names.includes('p2p-circuit') && !names.includes('webrtc')
+}
+
+export function isDirect(address: Multiaddr): boolean {
+  return !isRelayed(address)
+}
+
+/** The peer that relays, of a relayed address. */
+export function relayOf(address: Multiaddr): string | undefined {
+  const components = address.getComponents()
+  const circuit = components.findIndex(({ name }) => name === 'p2p-circuit')
+  return components.slice(0, Math.max(0, circuit)).findLast(({ code }) => code === CODE_P2P)?.value
+}
+
+/** The same address on another machine. */
+export function withHost(address: Multiaddr, host: string): Multiaddr {
+  const [, ...rest] = address.getComponents()
+  const tail = rest.map(({ name, value }) =>
+    value === undefined ? `/${name}` : `/${name}/${value}`,
+  )
+  return multiaddr(`/${host.includes(':') ? 'ip6' : 'ip4'}/${host}${tail.join('')}`)
+}
+
+export function isIpHost(host: string): boolean {
+  return isPrivateIp(host) !== undefined
+}
+
+/** Whether an IP is of the public internet: routed everywhere, and not kept for private or special use. */
+export function isGlobalHost(host: string): boolean {
+  const isMulticast = /^(22[4-9]|23\d)\.|^ff/i.test(host)
+  return !isMulticast && isPrivateIp(host) === false
+}
+
+/** Whether an address leads to the public internet, directly. */
+export function isGlobal(address: Multiaddr): boolean {
+  const host = hostOf(address)
+  return host !== undefined && isGlobalHost(host) && isDirect(address)
 }
 
 /** Whether a connection that came in from `address` shows that this node can be dialled by anybody: no relay helped. */
@@ -66,7 +103,9 @@ export function isUnaided(address: Multiaddr): boolean {
   return !names.includes('p2p-circuit') && !names.includes('webrtc')
 }
 
-/** The innermost transport: `ws` for TCP with WebSocket, `p2p-circuit` for a relayed link. */
+/** The innermost transport: `ws` for TCP with WebSocket, `p2p-circuit` for a relayed link, `udx` for a punched UDP path. */
 export function transportOf(address: Multiaddr): string {
-  return namesOf(address).findLast((name) => TRANSPORTS.has(name)) ?? 'unknown'
+  const names = namesOf(address)
+  const transport = names.findLast((name) => TRANSPORTS.has(name))
+  return transport ?? (names.includes('udp') ? 'udx' : 'unknown')
 }

@@ -19,6 +19,8 @@ import type { Discovery } from './network.ts'
 const TICK_MS = 200
 const REPEAT_FIRST_MS = 15_000
 const REPEAT_MAX_MS = 20 * 60_000
+/** After an announcement, before one with other addresses: relays come and go together. */
+const CHANGE_MS = 3_000
 const RETRY_FIRST_MS = 1_000
 const RETRY_MAX_MS = 60_000
 const ANNOUNCEMENTS_AT_ONCE = 4
@@ -59,6 +61,14 @@ export function createDiscovery(options: DiscoveryOptions): DiscoveryService {
     }
   }
   const servers = watchDhtServers({ ...options, onServer })
+  // A record names the addresses that this node had when it was announced.
+  const onAddresses = (): void => {
+    for (const announcement of kept.values()) {
+      const soon = Math.max(clock.now(), announcement.announcedAt + CHANGE_MS)
+      announcement.dueAt = Math.min(announcement.dueAt, soon)
+    }
+  }
+  options.libp2p.addEventListener('self:peer:update', onAddresses)
 
   async function run(): Promise<void> {
     let seekAt = 0
@@ -114,6 +124,7 @@ export function createDiscovery(options: DiscoveryOptions): DiscoveryService {
     untilServer: (signal) => servers.untilKnown(signal),
     stop() {
       stopping.abort()
+      options.libp2p.removeEventListener('self:peer:update', onAddresses)
       servers.stop()
     },
   }

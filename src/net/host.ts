@@ -15,7 +15,10 @@ import type { Random } from '../random.ts'
 import { createMemoryRecordStore } from '../store/memory.ts'
 import type { RecordStore } from '../store/record-store.ts'
 import { isDirect, parseAddress, transportOf } from './addresses.ts'
+import { createConnectivity } from './connectivity.ts'
+import type { Connectivity, ConnectivityOptions } from './connectivity.ts'
 import { createDialler } from './dialler.ts'
+import type { Dialler } from './dialler.ts'
 import { createDiscovery } from './discovery.ts'
 import type { Identity } from './identity.ts'
 import { createLibp2pNode, startLibp2pNode } from './libp2p-node.ts'
@@ -26,20 +29,21 @@ import type {
   TransportFactories,
 } from './libp2p-node.ts'
 import type { Link, Network } from './network.ts'
+import { connectionTo, connectTo, createMeetings } from './peer-dial.ts'
 import { createPeerCache } from './peer-cache.ts'
 import type { PeerCache } from './peer-cache.ts'
 import { createPeerWatch } from './peer-watch.ts'
 import type { PeerWatch } from './peer-watch.ts'
-import { createReachability } from './reachability.ts'
-import type { Reachability, ReachabilityOptions } from './reachability.ts'
 import { createRpcService } from './rpc.ts'
 import type { RpcService } from './rpc.ts'
 
-export interface NetworkOptions {
+export interface NetworkOptions extends ConnectivityOptions {
   identity: Identity
   transports: TransportFactories
   /** Multiaddrs to listen on; empty: this node only dials. */
   listen: readonly string[]
+  /** Listened on where that is possible. */
+  listenIfFree?: readonly string[] | undefined
   /** Further multiaddrs to tell others, where they cannot be seen from here (port forwarding, DNS). */
   announce?: readonly string[] | undefined
   /** Multiaddrs of peers to begin with. */
@@ -60,19 +64,17 @@ export interface NetworkOptions {
   stallMs?: number | undefined
 }
 
-/** Discovered neighbours dialled at once. */
-const MEETINGS = 16
-
 /**
  * Comes up even with nobody to talk to. Throws `config_invalid` for malformed or unusable addresses, `port_in_use` when
  * a listen address is taken.
  */
 export async function createNetwork(options: NetworkOptions): Promise<Network> {
   const { identity, listen, announce = [], bootstrap = [], logger = silentLogger } = options
+  const { listenIfFree = [] } = options
   const { dhtProtocol = '/shoal/kad/1.0.0', metrics = createMetrics() } = options
   const { clock = systemClock, random = seededRandom('network', identity.peerId) } = options
   const targets = bootstrap.map((text) => parseAddress(text, 'bootstrap address'))
-  for (const text of [...listen, ...announce]) parseAddress(text, 'address')
+  for (const text of [...listen, ...listenIfFree, ...announce]) parseAddress(text, 'address')
 
   const stopping = new AbortController()
   const base = { clock, random, logger, metrics, stopping: stopping.signal }
@@ -81,19 +83,10 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
   const libp2p = await createLibp2pNode(node)
   const meet = createMeetings(libp2p, base)
   const untilServer = (signal: AbortSignal): Promise<void> => discovery.untilServer(signal)
-  const { rpc, cache, reachability, peers } = await attach(libp2p, base, options, untilServer)
-  await startLibp2pNode(libp2p, listen)
+  const { rpc, cache, peers } = await attach(libp2p, base, options, untilServer)
 
   const self = identity.peerId
-  const dialler = createDialler({
-    ...base,
-    self,
-    bootstrap: targets,
-    remembered: () => cache.peers(),
-    dial: async (addresses, signal) =>
-      (await libp2p.dial(addresses, { signal })).remotePeer.toString(),
-    connectedPeers: () => libp2p.getPeers().map(String),
-  })
+  let dialler: Dialler | undefined
   const discovery = createDiscovery({
     ...base,
     self,
@@ -101,8 +94,21 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
     dht: libp2p.services.dht,
     dhtProtocol,
     isConnected: () => libp2p.getPeers().length > 0,
-    isDialling: () => dialler.isTrying(),
+    isDialling: () => dialler?.isTrying() ?? true,
     seekServers: () => peers.identifyAgain(),
+  })
+  const connectivity = await createConnectivity({ libp2p, rpc, peers, discovery, base }, options)
+  await startLibp2pNode(libp2p, listen)
+  await libp2p.services.listeners.open(listenIfFree)
+  connectivity.start()
+  dialler = createDialler({
+    ...base,
+    self,
+    bootstrap: targets,
+    remembered: () => cache.peers(),
+    dial: async (addresses, signal) =>
+      (await libp2p.dial(addresses, { signal })).remotePeer.toString(),
+    connectedPeers: () => libp2p.getPeers().map(String),
   })
 
   return {
@@ -113,13 +119,16 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
     addresses: () => libp2p.getMultiaddrs().map(String),
     links: () => libp2p.getConnections().map((connection) => linkOf(connection, peers, clock)),
     connectedPeers: () => peers.connected(),
-    reachability: () => (reachability.isPublic() ? 'public' : 'unknown'),
-    connect: (target, signal) => connect(libp2p, target, clock, signal),
+    reachability: () => connectivity.reachability(),
+    nat: () => connectivity.nat(),
+    relays: () => connectivity.relays(),
+    relaying: () => relayingOf(connectivity),
+    connect: (target, signal) => connectTo(target, { libp2p, untilServer, clock }, signal),
     onConnect: (listener) => peers.onConnect(listener),
     onDisconnect: (listener) => peers.onDisconnect(listener),
     async stop() {
       stopping.abort(new ShoalError('aborted', 'the node is stopping'))
-      for (const part of [dialler, discovery, reachability, rpc, cache]) await part.stop()
+      for (const part of [dialler, connectivity, discovery, rpc, cache]) await part?.stop()
       const limit = clock.deadline(DEADLINES.shutdownMs, 'closing connections')
       await raceSignal(Promise.resolve(libp2p.stop()), limit).catch((thrown: unknown) => {
         logger.warn('network_not_stopped', { message: messageOf(thrown) })
@@ -128,7 +137,8 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
   }
 }
 
-interface Base {
+/** What all parts of a network share. */
+export interface NetworkBase {
   clock: Clock
   random: Random
   logger: Logger
@@ -139,14 +149,13 @@ interface Base {
 interface Attached {
   rpc: RpcService
   cache: PeerCache
-  reachability: Reachability
   peers: PeerWatch
 }
 
 /** What must listen before the first connection can come. */
 async function attach(
   libp2p: Libp2pNode,
-  base: Base,
+  base: NetworkBase,
   { stallMs, records = createMemoryRecordStore() }: NetworkOptions,
   untilServer: (signal: AbortSignal) => Promise<void>,
 ): Promise<Attached> {
@@ -154,55 +163,11 @@ async function attach(
     ...base,
     libp2p,
     stallMs,
-    connectionTo: (peer, signal) => connectionTo(libp2p, peer, untilServer, signal),
+    connectionTo: (peer, signal) => connectionTo(peer, { libp2p, untilServer }, signal),
   })
   const cache = await createPeerCache({ ...base, records, peerStore: libp2p.peerStore })
-  const hooks = reachabilityHooks(libp2p, base.logger)
-  const reachability = createReachability({ ...base, ...hooks, libp2p, rpc })
-  const onIdentified = (id: PeerId): void => {
-    cache.note(id)
-    reachability.ask(id.toString())
-  }
-  return { rpc, cache, reachability, peers: createPeerWatch({ ...base, libp2p, onIdentified }) }
-}
-
-function reachabilityHooks(
-  { services: { dht, addresses } }: Libp2pNode,
-  logger: Logger,
-): Pick<ReachabilityOptions, 'listenAddresses' | 'onReached' | 'onPublic'> {
-  return {
-    listenAddresses: () => addresses.all(),
-    onReached: (address) => addresses.confirm(address),
-    onPublic: () => {
-      dht.setMode('server').catch((thrown: unknown) => {
-        logger.error('dht_mode_failed', { message: messageOf(thrown) })
-      })
-    },
-  }
-}
-
-/** The oldest direct connection first: a dial-back adds one for a moment. */
-async function connectionTo(
-  libp2p: Libp2pNode,
-  peer: string,
-  untilServer: (signal: AbortSignal) => Promise<void>,
-  signal: AbortSignal,
-): Promise<Connection> {
-  const id = peerIdFromString(peer)
-  const open = libp2p.getConnections(id).filter(({ status }) => status === 'open')
-  const [existing] = [...open.filter(({ remoteAddr }) => isDirect(remoteAddr)), ...open]
-  if (existing !== undefined) return existing
-  // A peer known by its id alone is looked up in the DHT, for which there must be somebody to ask.
-  if (!(await hasAddress(libp2p, id))) await untilServer(signal)
-  return libp2p.dial(id, { signal })
-}
-
-async function hasAddress(libp2p: Libp2pNode, id: PeerId): Promise<boolean> {
-  try {
-    return (await libp2p.peerStore.get(id)).addresses.length > 0
-  } catch {
-    return false
-  }
+  const onIdentified = (id: PeerId): void => cache.note(id)
+  return { rpc, cache, peers: createPeerWatch({ ...base, libp2p, onIdentified }) }
 }
 
 function linkOf(connection: Connection, peers: PeerWatch, clock: Clock): Link {
@@ -218,57 +183,7 @@ function linkOf(connection: Connection, peers: PeerWatch, clock: Clock): Link {
   }
 }
 
-async function connect(
-  libp2p: Libp2pNode,
-  target: string,
-  clock: Clock,
-  signal?: AbortSignal,
-): Promise<string> {
-  const limit = clock.deadline(DEADLINES.dialMs, 'connecting', signal)
-  const destination = parseTarget(target)
-  try {
-    return (await libp2p.dial(destination, { signal: limit })).remotePeer.toString()
-  } catch (cause) {
-    signal?.throwIfAborted()
-    const why = messageOf(limit.aborted ? limit.reason : cause)
-    throw new ShoalError('peer_unreachable', `cannot connect to ${target}: ${why}`, { cause })
-  }
-}
-
-function parseTarget(target: string): PeerId | Multiaddr {
-  if (target.startsWith('/')) return parseAddress(target, 'address', 'link_invalid')
-  try {
-    return peerIdFromString(target)
-  } catch (cause) {
-    throw new ShoalError(
-      'link_invalid',
-      `"${target.slice(0, 128)}" is neither a multiaddr (/ip4/…/tcp/…/p2p/…) nor a peer id`,
-      { cause },
-    )
-  }
-}
-
-/** Dials discovered neighbours in the background. They are announced again and again: one that fails gets another chance. */
-function createMeetings(
-  libp2p: Libp2pNode,
-  { clock, logger, stopping }: Base,
-): (peer: PeerInfo) => void {
-  const meeting = new Set<string>()
-
-  async function meet({ id, multiaddrs }: PeerInfo): Promise<void> {
-    await libp2p.peerStore.merge(id, { multiaddrs: multiaddrs.slice(0, LIMITS.peerAddresses) })
-    await libp2p.dial(id, { signal: clock.deadline(DEADLINES.dialMs, 'connecting', stopping) })
-  }
-
-  return (info) => {
-    const peer = info.id.toString()
-    const isKnown = libp2p.peerId.equals(info.id) || libp2p.getConnections(info.id).length > 0
-    if (isKnown || meeting.has(peer) || meeting.size >= MEETINGS) return
-    meeting.add(peer)
-    meet(info)
-      .catch((thrown: unknown) => {
-        logger.debug('neighbour_unreachable', { peer, message: messageOf(thrown) })
-      })
-      .finally(() => meeting.delete(peer))
-  }
+function relayingOf(connectivity: Connectivity): ReturnType<Network['relaying']> {
+  const server = connectivity.relayServer()
+  return server === undefined ? null : { limits: server.limits, use: server.use() }
 }

@@ -2,7 +2,15 @@
 import { identify, identifyPush } from '@libp2p/identify'
 import type { Identify, IdentifyPush } from '@libp2p/identify'
 import { start, stop } from '@libp2p/interface'
-import type { Libp2p, PeerDiscovery, PeerInfo, ServiceMap } from '@libp2p/interface'
+import type {
+  Connection,
+  Libp2p,
+  Logger as Libp2pLogger,
+  MultiaddrConnection,
+  PeerDiscovery,
+  PeerInfo,
+  ServiceMap,
+} from '@libp2p/interface'
 import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
 import type { KadDHT } from '@libp2p/kad-dht'
 import { noise } from '@libp2p/noise'
@@ -10,16 +18,21 @@ import { peerIdFromString } from '@libp2p/peer-id'
 import { ping } from '@libp2p/ping'
 import type { Ping } from '@libp2p/ping'
 import { yamux } from '@libp2p/yamux'
+import { multiaddr } from '@multiformats/multiaddr'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import type { Libp2pOptions } from 'libp2p'
+import type { Clock } from '../clock.ts'
 import { messageOf, ShoalError } from '../errors.ts'
 import { DEADLINES, LIMITS } from '../limits.ts'
 import type { Logger } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
+import { circuitTransport, createCircuits } from './circuits.ts'
+import type { Circuits } from './circuits.ts'
 import { createBoundedDatastore } from './bounded-datastore.ts'
 import type { Identity } from './identity.ts'
 import { createLibp2pLogger } from './libp2p-logger.ts'
+import { byPromise } from './peer-dial.ts'
 import { createWireMetrics } from './wire-metrics.ts'
 
 type Factories<K extends 'transports' | 'connectionEncrypters' | 'peerDiscovery'> = NonNullable<
@@ -28,6 +41,8 @@ type Factories<K extends 'transports' | 'connectionEncrypters' | 'peerDiscovery'
 export type TransportFactories = Factories<'transports'>
 export type EncrypterFactories = Factories<'connectionEncrypters'>
 export type PeerDiscoveryFactories = Factories<'peerDiscovery'>
+/** What libp2p hands to each of its parts. */
+export type Components = Parameters<TransportFactories[number]>[0]
 
 export interface Libp2pNodeOptions {
   identity: Identity
@@ -39,6 +54,7 @@ export interface Libp2pNodeOptions {
   dhtProtocol: string
   logger: Logger
   metrics: Metrics
+  clock: Clock
   /** Peers found by `peerDiscovery`, not those that the DHT mentions. */
   onDiscovered: (peer: PeerInfo) => void
 }
@@ -48,6 +64,19 @@ interface OwnAddresses {
   all(): Multiaddr[]
   /** Announces a listen address from now on: public ones are kept back until somebody has reached them. */
   confirm(address: Multiaddr): void
+  withdraw(address: Multiaddr): void
+}
+
+/** Makes connections of wires that no transport has opened: punched ones. */
+export interface Upgrade {
+  readonly log: Libp2pLogger
+  outbound(wire: MultiaddrConnection, signal: AbortSignal): Promise<Connection>
+  inbound(wire: MultiaddrConnection, signal: AbortSignal): Promise<void>
+}
+
+/** Further addresses to listen on, where that is possible. */
+interface Listeners {
+  open(addresses: readonly string[]): Promise<void>
 }
 
 interface Neighbours {
@@ -61,6 +90,9 @@ interface Services extends ServiceMap {
   ping: Ping
   dht: KadDHT
   addresses: OwnAddresses
+  circuits: Circuits
+  upgrade: Upgrade
+  listeners: Listeners
   neighbours: Neighbours
 }
 
@@ -71,7 +103,7 @@ const MIB = 1 << 20
 
 /** Not started yet. */
 export async function createLibp2pNode(options: Libp2pNodeOptions): Promise<Libp2pNode> {
-  const { identity, logger, metrics } = options
+  const { identity, logger, metrics, clock } = options
   const selfKey = `/peers/${peerIdFromString(identity.peerId).toCID().toString()}`
   return createLibp2p<Services>({
     start: false,
@@ -79,7 +111,7 @@ export async function createLibp2pNode(options: Libp2pNodeOptions): Promise<Libp
     nodeInfo: { name: 'shoal', userAgent: 'shoal' },
     // Added, not instead: a neighbour on the LAN still needs the LAN address.
     addresses: { listen: [...options.listen], appendAnnounce: [...options.announce] },
-    transports: options.transports,
+    transports: [...options.transports, circuitTransport()],
     connectionEncrypters: options.connectionEncrypters ?? [noise()],
     streamMuxers: [yamux({ streamOptions: YAMUX_STREAMS })],
     datastore: createBoundedDatastore(LIMITS.datastoreEntries, (key) => key === selfKey),
@@ -98,7 +130,7 @@ export async function createLibp2pNode(options: Libp2pNodeOptions): Promise<Libp
       maxPeerAge: 24 * HOUR_MS,
     },
     logger: createLibp2pLogger(logger),
-    metrics: () => createWireMetrics(metrics),
+    metrics: () => createWireMetrics(metrics, clock),
     services: {
       identify: identify(),
       // Tells neighbours at once that this node has become a DHT server (default 1 s).
@@ -109,8 +141,28 @@ export async function createLibp2pNode(options: Libp2pNodeOptions): Promise<Libp
         all: () =>
           addressManager
             .getAddressesWithMetadata()
-            .map(({ multiaddr }) => multiaddr.encapsulate(`/p2p/${identity.peerId}`)),
-        confirm: (address) => addressManager.confirmObservedAddr(address),
+            .map((own) => own.multiaddr.encapsulate(`/p2p/${identity.peerId}`)),
+        confirm: (address) => {
+          const own = addressManager.getAddressesWithMetadata()
+          const isOwn = own.some((known) => isSameAddress(known.multiaddr, address))
+          addressManager.confirmObservedAddr(address, isOwn ? undefined : { type: 'observed' })
+        },
+        withdraw: (address) => addressManager.removeObservedAddr(address),
+      }),
+      circuits: (components) => createCircuits(components, options.clock),
+      upgrade: ({ upgrader, logger: componentLogger }) => ({
+        outbound: (connection, signal) => upgrader.upgradeOutbound(connection, { signal }),
+        inbound: (connection, signal) => upgrader.upgradeInbound(connection, { signal }),
+        log: componentLogger.forComponent('shoal:punch'),
+      }),
+      listeners: ({ transportManager }) => ({
+        async open(addresses) {
+          for (const address of addresses) {
+            await transportManager.listen([multiaddr(address)]).catch((thrown: unknown) => {
+              logger.warn('not_listening', { address, message: messageOf(thrown) })
+            })
+          }
+        },
       }),
       neighbours: (components) =>
         startAll(
@@ -134,6 +186,8 @@ const CONNECTIONS = {
   inboundConnectionThreshold: 64,
   maxIncomingPendingConnections: 64,
   dialTimeout: DEADLINES.dialMs,
+  addressDialTimeout: DEADLINES.dialAddressMs,
+  addressSorter: byPromise,
 }
 
 function dhtOptions(protocol: string): NonNullable<Parameters<typeof kadDHT>[0]> {
@@ -151,6 +205,11 @@ function dhtOptions(protocol: string): NonNullable<Parameters<typeof kadDHT>[0]>
     // (Default 48 h, and kad-dht would repeat its own.)
     reprovide: { validity: HOUR_MS, interval: HOUR_MS / 6, threshold: 0 },
   }
+}
+
+function isSameAddress(a: Multiaddr, b: Multiaddr): boolean {
+  const [bare] = b.toString().split('/p2p/')
+  return a.toString().split('/p2p/')[0] === bare
 }
 
 /** Discovery is a help: where multicast is forbidden a node starts all the same. */

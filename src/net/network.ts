@@ -1,6 +1,15 @@
 /** What the layers above see of the network: peers by id, calls, providers. They never see libp2p. */
 import type { CID } from 'multiformats/cid'
 import type { Identity } from './identity.ts'
+import type { NatReport } from './nat.ts'
+import type { RelayLimits, RelayUse } from './relay-server.ts'
+
+/**
+ * How others reach this node. `public`: by dialling it, as another peer has shown; `mapped`: by dialling its router;
+ * `punchable`: through relays, and directly wherever a hole can be made; `relay-only`: through relays; `unknown`: nobody
+ * could tell yet.
+ */
+export type NetworkReachability = 'unknown' | 'public' | 'mapped' | 'punchable' | 'relay-only'
 
 export interface Link {
   peer: string
@@ -75,8 +84,13 @@ export interface Network {
   addresses(): string[]
   links(): Link[]
   connectedPeers(): string[]
-  /** `public` once another peer has reached this node, and then it serves the DHT too. */
-  reachability(): 'unknown' | 'public'
+  /** A node that is `public` or `mapped` serves the DHT too. */
+  reachability(): NetworkReachability
+  nat(): NatReport
+  /** Peer ids of the relays through which this node can be reached now. */
+  relays(): string[]
+  /** What this node carries as a relay for others, if it does. */
+  relaying(): { limits: RelayLimits; use: RelayUse } | null
   /** Dials a multiaddr or a known peer id; resolves to the peer id. */
   connect(target: string, signal?: AbortSignal): Promise<string>
   /** Calls back for every peer that becomes connected (and identified), and for each connected now. Returns the remover. */

@@ -6,6 +6,7 @@ import { DEADLINES } from '../limits.ts'
 import type { Logger } from '../log.ts'
 import type { Random } from '../random.ts'
 import type { Libp2pNode } from './libp2p-node.ts'
+import { pingConnection } from './ping.ts'
 import { RPC_PROTOCOLS } from './rpc.ts'
 
 /** Between attempts to identify a peer whose answer was lost, and how many. */
@@ -97,11 +98,12 @@ export function createPeerWatch(options: PeerWatchOptions): PeerWatch {
 /** The round-trip time of a new link; later the connection monitor keeps it up to date. */
 async function measure(
   connection: Connection,
-  { libp2p, clock, stopping }: PeerWatchOptions,
+  { clock, stopping }: PeerWatchOptions,
 ): Promise<void> {
   const signal = clock.deadline(DEADLINES.dialMs, 'pinging', stopping)
   try {
-    const rttMs = await libp2p.services.ping.ping(connection.remotePeer, { signal })
+    // libp2p's own would dial once more where there is only a relayed connection.
+    const rttMs = await pingConnection(connection, clock, signal)
     connection.rtt ??= rttMs
   } catch {
     // Nobody waits for it.

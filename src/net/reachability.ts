@@ -1,169 +1,195 @@
 /**
- * Whether others can dial this node. The one proof is a connection that came in without a relay's help; to get it, a node
- * asks each new neighbour for one (`net/dial-back`).
+ * Whether others can dial this node. The one proof is a connection that came in unaided: through no relay and no hole that
+ * was punched for it. To get one, a node asks its neighbours to dial back (`dial-back.ts`).
  *
- * A neighbour must not become a tool to dial third parties: it dials only the IP address that the caller is seen at, on
- * a new connection, authenticated as the caller, and rarely.
+ * What comes from a private address proves that the neighbours on the LAN can, which is all there is to know while this
+ * node has no connection to the internet, and nothing otherwise. A proof is renewed; a node that several neighbours in
+ * turn could not dial has lost it.
  */
 import type { Connection, Libp2p } from '@libp2p/interface'
-import { peerIdFromString } from '@libp2p/peer-id'
 import type { Multiaddr } from '@multiformats/multiaddr'
-import { multiaddr } from '@multiformats/multiaddr'
-import { z } from 'zod'
 import type { Clock } from '../clock.ts'
-import { messageOf, ShoalError } from '../errors.ts'
-import { DEADLINES, LIMITS } from '../limits.ts'
+import { messageOf } from '../errors.ts'
 import type { Logger } from '../log.ts'
-import { decodeCbor, encodeCbor } from '../store/content.ts'
-import { hostOf, isUnaided, peerOf } from './addresses.ts'
-import type { PeerRpc, RpcContext } from './network.ts'
+import type { Random } from '../random.ts'
+import { hostOf, isGlobal, isGlobalHost, isRelayed, isUnaided, withHost } from './addresses.ts'
+import { askDialBack, serveDialBack } from './dial-back.ts'
+import type { DialBackOutcome } from './dial-back.ts'
+import type { PeerRpc } from './network.ts'
 
-const METHOD = 'net/dial-back'
-const MESSAGE_BYTES = 8192
-/** Between two requests of one peer, and requests served at once. */
-const INTERVAL_MS = 60_000
-const AT_ONCE = 8
-/** Peers whose last request is remembered. */
-const PEERS = 1024
-
-const requestSchema = z.strictObject({
-  addresses: z.array(z.string().max(256)).min(1).max(LIMITS.peerAddresses),
-})
-const replySchema = z.strictObject({ reached: z.string().max(256) })
+const TICK_MS = 5_000
+/** A proof of this age is renewed; without an answer it stands. */
+const RENEW_MS = 120_000
+/** Without a proof the neighbours are asked again after this long, doubled each time: a port may have been opened. */
+const RETRY_FIRST_MS = 15_000
+const RETRY_MAX_MS = 300_000
+/** Neighbours that could not dial back, in a row, before a proof is void. */
+const REFUTATIONS = 2
+/** Neighbours asked at once. */
+const ASKED = 3
 
 export interface ReachabilityOptions {
   libp2p: Pick<Libp2p, 'addEventListener' | 'removeEventListener' | 'getConnections' | 'dial'>
   rpc: PeerRpc
   clock: Clock
+  random: Random
   logger: Logger
   /** All addresses this node listens on, announced or not. */
   listenAddresses: () => Multiaddr[]
-  /** Called with a listen address that was reached: from now on it is announced. */
+  /** Called with an address that was reached: from now on it is announced; and with one that no longer is. */
   onReached: (address: Multiaddr) => void
-  onPublic: () => void
+  onLost: (address: Multiaddr) => void
+  onChange: (isPublic: boolean) => void
+  /** Whether a connection goes through a hole that both sides made. */
+  isPunched: (connection: Connection) => boolean
 }
 
 export interface Reachability {
   isPublic(): boolean
-  /** Asks a neighbour to dial back, unless that is known or was asked lately. */
-  ask(peer: string): void
+  /** `mapped`: dialled under an address that is not of this machine. Undefined while not proven. */
+  verdict(): 'public' | 'mapped' | undefined
+  /** Asks a neighbour to dial back, unless that is known. `observed`: where the neighbour sees this node. */
+  ask(peer: string, observed?: Multiaddr): void
+  /** IPs at which neighbours see this node; those on the internet say what others can use. */
+  seenAt(): string[]
+  /** Something about the network has changed: proofs are made again. */
+  recheck(): void
   stop(): void
 }
 
-export function createReachability(options: ReachabilityOptions): Reachability {
-  const { libp2p, rpc, clock, logger } = options
-  const stopping = new AbortController()
-  const askedAt = new Map<string, number>()
-  let proven = false
+interface Proof {
+  at: number
+  /** By a neighbour on the internet, or by one on the LAN. */
+  isGlobal: boolean
+}
 
-  const onConnection = ({ detail }: CustomEvent<Connection>): void => {
-    if (proven || detail.direction !== 'inbound' || !isUnaided(detail.remoteAddr)) return
-    proven = true
-    logger.info('network_reachable', { from: detail.remoteAddr.toString() })
-    options.onPublic()
+export function createReachability(options: ReachabilityOptions): Reachability {
+  const { libp2p, rpc, clock, random, logger } = options
+  const stopping = new AbortController()
+  /** Where each neighbour sees this node. */
+  const observed = new Map<string, Multiaddr>()
+  const reached = new Map<string, Multiaddr>()
+  let proof: Proof | undefined
+  let refutations = 0
+  let wasPublic = false
+
+  const isPublic = (): boolean => proof !== undefined && (proof.isGlobal || isIsolated(libp2p))
+
+  /** A connection that comes or goes may change what a proof is worth. */
+  function update(): void {
+    if (isPublic() === wasPublic) return
+    wasPublic = isPublic()
+    logger.info(wasPublic ? 'network_reachable' : 'network_unreachable')
+    options.onChange(wasPublic)
   }
-  libp2p.addEventListener('connection:open', onConnection)
-  const removeHandler = rpc.handle(METHOD, createDialBack(libp2p, clock))
+
+  const onOpen = ({ detail }: CustomEvent<Connection>): void => {
+    const { direction, remoteAddr } = detail
+    if (direction === 'inbound' && isUnaided(remoteAddr) && !options.isPunched(detail)) {
+      const isFromGlobal = isGlobal(remoteAddr)
+      if (isFromGlobal || proof?.isGlobal !== true) {
+        proof = { at: clock.now(), isGlobal: isFromGlobal }
+        refutations = 0
+      }
+    }
+    update()
+  }
+  const onClose = ({ detail }: CustomEvent<Connection>): void => {
+    const peer = detail.remotePeer
+    if (libp2p.getConnections(peer).length === 0) observed.delete(peer.toString())
+    update()
+  }
+  libp2p.addEventListener('connection:open', onOpen)
+  libp2p.addEventListener('connection:close', onClose)
+  const stopServing = serveDialBack(rpc, libp2p, clock)
 
   async function ask(peer: string): Promise<void> {
-    // Only IP networks have addresses that can be compared with where a peer is seen.
     const own = options.listenAddresses().filter((address) => hostOf(address) !== undefined)
-    if (own.length === 0) return
-    const request = {
-      addresses: own.slice(0, LIMITS.peerAddresses).map((address) => address.toString()),
-    }
-    const reply = await rpc.call(peer, METHOD, encodeCbor(request), {
-      signal: stopping.signal,
-      deadlineMs: DEADLINES.dialBackMs + DEADLINES.rpcMs,
-    })
-    const { reached } = replySchema.parse(decodeCbor(reply, MESSAGE_BYTES))
-    // Believed only about addresses that this node has itself: a liar gains nothing.
-    const address = own.find((candidate) => candidate.toString() === reached)
-    if (address !== undefined) options.onReached(address)
+    const seen = observed.get(peer)
+    const host = seen && hostOf(seen)
+    // Where a router forwards the port, it is most often the same outside.
+    const mapped = host === undefined ? [] : own.map((address) => withHost(address, host))
+    const candidates = new Map([...own, ...mapped].map((address) => [address.toString(), address]))
+    const outcome = await askDialBack(rpc, peer, [...candidates.values()], stopping.signal)
+    if (!stopping.signal.aborted) note(outcome)
   }
 
+  function note(outcome: DialBackOutcome): void {
+    if (outcome.kind === 'reached') {
+      refutations = 0
+      if (proof !== undefined) proof.at = clock.now()
+      reached.set(outcome.address.toString(), outcome.address)
+      options.onReached(outcome.address)
+    } else if (outcome.kind === 'unreachable' && proof !== undefined) {
+      refutations++
+      if (refutations < REFUTATIONS) return
+      proof = undefined
+      for (const address of reached.values()) options.onLost(address)
+      reached.clear()
+      update()
+    }
+  }
+
+  async function askSome(): Promise<void> {
+    const peers = [...observed.keys()]
+    const chosen = Array.from({ length: Math.min(ASKED, peers.length) }, () =>
+      peers.splice(random.integer(peers.length), 1),
+    )
+    await Promise.all(chosen.flat().map(ask))
+  }
+
+  async function run(): Promise<void> {
+    let retry = { at: clock.now() + RETRY_FIRST_MS, ms: RETRY_FIRST_MS }
+    for (;;) {
+      await clock.sleep(TICK_MS, stopping.signal)
+      const now = clock.now()
+      const age = now - (proof?.at ?? now)
+      if (now < retry.at || (isPublic() && age < RENEW_MS && refutations === 0)) continue
+      await askSome()
+      const ms = isPublic() ? RETRY_FIRST_MS : Math.min(2 * retry.ms, RETRY_MAX_MS)
+      retry = { at: clock.now() + ms, ms }
+    }
+  }
+  run().catch((thrown: unknown) => {
+    if (!stopping.signal.aborted)
+      logger.error('reachability_failed', { message: messageOf(thrown) })
+  })
+
   return {
-    isPublic: () => proven,
-    ask(peer) {
-      if (proven || stopping.signal.aborted || !isDue(askedAt, peer, clock.now())) return
-      ask(peer).catch((thrown: unknown) => {
-        logger.debug('dial_back_failed', { peer, message: messageOf(thrown) })
-      })
+    isPublic,
+    verdict: () => (isPublic() ? kindOf(options, [...reached.values()]) : undefined),
+    ask(peer, seen) {
+      if (stopping.signal.aborted) return
+      if (seen !== undefined && !isRelayed(seen)) observed.set(peer, seen)
+      if (!isPublic() && observed.has(peer)) void ask(peer)
+    },
+    seenAt() {
+      const hosts = [...observed.values()].map((address) => hostOf(address) ?? '')
+      const outside = hosts.filter((host) => isGlobalHost(host))
+      return [...new Set(outside.length > 0 ? outside : hosts)].filter((host) => host !== '')
+    },
+    recheck() {
+      void askSome()
     },
     stop() {
       stopping.abort()
-      removeHandler()
-      libp2p.removeEventListener('connection:open', onConnection)
+      stopServing()
+      libp2p.removeEventListener('connection:open', onOpen)
+      libp2p.removeEventListener('connection:close', onClose)
     },
   }
 }
 
-/** Once per peer and interval; the peers that asked longest ago are forgotten first. */
-function isDue(times: Map<string, number>, peer: string, now: number): boolean {
-  const last = times.get(peer)
-  if (last !== undefined && now - last < INTERVAL_MS) return false
-  times.delete(peer)
-  times.set(peer, now)
-  const [oldest] = times.keys()
-  if (times.size > PEERS && oldest !== undefined) times.delete(oldest)
-  return true
+/** No connection to the internet: then what the LAN says counts. */
+function isIsolated(libp2p: ReachabilityOptions['libp2p']): boolean {
+  return !libp2p.getConnections().some(({ remoteAddr }) => isGlobal(remoteAddr))
 }
 
-function createDialBack(
-  libp2p: ReachabilityOptions['libp2p'],
-  clock: Clock,
-): (request: Uint8Array, context: RpcContext) => Promise<Uint8Array> {
-  const servedAt = new Map<string, number>()
-  let dialling = 0
-
-  return async (request, { peer, signal }) => {
-    const parsed = requestSchema.safeParse(decodeCbor(request, MESSAGE_BYTES))
-    if (!parsed.success) throw new ShoalError('message_invalid', `malformed "${METHOD}" request`)
-    const candidates = dialable(parsed.data.addresses, peer, seenAt(libp2p, peer))
-    if (candidates.length === 0) {
-      throw new ShoalError('refused', 'none of the addresses has the IP that you are seen at')
-    }
-    if (dialling >= AT_ONCE || !isDue(servedAt, peer, clock.now())) {
-      throw new ShoalError('limit_exceeded', `ask again in ${INTERVAL_MS} ms`)
-    }
-    dialling++
-    try {
-      const limit = clock.deadline(DEADLINES.dialBackMs, 'dialling back', signal)
-      const connection = await libp2p.dial(candidates, { force: true, signal: limit })
-      const reached = connection.remoteAddr.toString()
-      await connection.close({ signal: limit })
-      return encodeCbor({ reached })
-    } catch (cause) {
-      throw new ShoalError('peer_unreachable', `could not dial back: ${messageOf(cause)}`, {
-        cause,
-      })
-    } finally {
-      dialling--
-    }
-  }
-}
-
-/** IPs from which a peer has dialled this node itself. */
-function seenAt(libp2p: ReachabilityOptions['libp2p'], peer: string): Set<string | undefined> {
-  const inbound = libp2p
-    .getConnections(peerIdFromString(peer))
-    .filter(({ direction, remoteAddr }) => direction === 'inbound' && isUnaided(remoteAddr))
-  return new Set(inbound.map(({ remoteAddr }) => hostOf(remoteAddr)))
-}
-
-function dialable(
-  texts: readonly string[],
-  peer: string,
-  hosts: ReadonlySet<string | undefined>,
-): Multiaddr[] {
-  return texts.flatMap((text) => {
-    try {
-      const address = multiaddr(text)
-      const host = hostOf(address)
-      const isCallers = host !== undefined && hosts.has(host) && peerOf(address) === peer
-      return isCallers && isUnaided(address) ? [address] : []
-    } catch {
-      return []
-    }
-  })
+function kindOf(
+  { listenAddresses }: ReachabilityOptions,
+  reached: readonly Multiaddr[],
+): 'public' | 'mapped' {
+  const own = new Set(listenAddresses().map((address) => hostOf(address)))
+  const isOwn = (address: Multiaddr): boolean => own.has(hostOf(address))
+  return reached.length === 0 || reached.some(isOwn) ? 'public' : 'mapped'
 }

@@ -1,0 +1,186 @@
+/**
+ * How this node comes to be in touch with others, and stays so: whether it can be dialled, what NAT it is behind, relays
+ * that lead to it, direct paths instead of relayed ones, and what it serves to others itself.
+ */
+import type { Connection, IdentifyResult } from '@libp2p/interface'
+import type { Multiaddr } from '@multiformats/multiaddr'
+import { messageOf } from '../errors.ts'
+import { hostOf, isGlobal, isUnaided } from './addresses.ts'
+import { createDirectPaths } from './direct-paths.ts'
+import type { DirectPaths } from './direct-paths.ts'
+import type { NetworkBase } from './host.ts'
+import type { Libp2pNode } from './libp2p-node.ts'
+import { createNatWatch } from './nat.ts'
+import type { NatProbe, NatReport, NatWatch } from './nat.ts'
+import type { Discovery, NetworkReachability } from './network.ts'
+import { createPathWatch } from './path-watch.ts'
+import type { PeerWatch } from './peer-watch.ts'
+import { pingConnection } from './ping.ts'
+import type { Puncher } from './punch.ts'
+import { createReachability } from './reachability.ts'
+import type { Reachability, ReachabilityOptions } from './reachability.ts'
+import { createRelayServer } from './relay-server.ts'
+import type { RelayLimits, RelayServer } from './relay-server.ts'
+import { createRelays, relayCid } from './relays.ts'
+import type { Relays } from './relays.ts'
+import type { RpcService } from './rpc.ts'
+
+export interface ConnectivityOptions {
+  /** The operator says that others can dial this node: it serves at once, and needs no proof. */
+  isPublic?: boolean | undefined
+  /** Carries connections for peers that cannot be dialled. */
+  relay?: RelayLimits | undefined
+  /** Ports on which this node tells others where their packets come from. */
+  reflectorPorts?: readonly number[] | undefined
+  /** Makes holes in NATs; needs sockets. */
+  punchers?: readonly Puncher[] | undefined
+  natProbe?: NatProbe | undefined
+}
+
+export interface Connectivity {
+  reachability(): NetworkReachability
+  nat(): NatReport
+  /** Peer ids of the relays that lead to this node. */
+  relays(): string[]
+  relayServer(): RelayServer | undefined
+  stop(): Promise<void>
+}
+
+interface Parts {
+  libp2p: Libp2pNode
+  rpc: RpcService
+  peers: PeerWatch
+  discovery: Discovery
+  /** All addresses that this node listens on or announces. */
+  base: NetworkBase
+}
+
+/** To be called before libp2p starts; `start` after it. */
+export async function createConnectivity(
+  parts: Parts,
+  options: ConnectivityOptions,
+): Promise<Connectivity & { start(): void }> {
+  const { libp2p, rpc, peers, discovery, base } = parts
+  const { isPublic = false, punchers = [], natProbe, reflectorPorts = [] } = options
+  const ping = (connection: Connection, signal: AbortSignal): Promise<number> =>
+    pingConnection(connection, base.clock, signal)
+  const openedAt = (connection: Connection): number => peers.openedAt(connection)
+
+  let paths: DirectPaths | undefined
+  const isPunched = (connection: Connection): boolean => paths?.isPunched(connection) ?? false
+  const hooks = reachabilityHooks(libp2p, base)
+  const reachability = createReachability({ ...base, ...hooks, libp2p, rpc, isPunched })
+  const nat = createNatWatch({ ...base, rpc, probe: natProbe, ports: reflectorPorts })
+  const outsideHosts = (): string[] => reachability.seenAt()
+  paths = createDirectPaths({
+    ...base,
+    libp2p,
+    rpc,
+    nat,
+    punchers,
+    openedAt,
+    outsideHosts,
+    upgrade: libp2p.services.upgrade,
+    peers: () => peers.connected(),
+    addresses: () => libp2p.getMultiaddrs(),
+  })
+  const pathWatch = createPathWatch({ ...base, libp2p, rpc, ping, openedAt })
+  const relayServer = options.relay && (await serveAsRelay(options.relay, parts))
+  followConnections(parts, { reachability, nat, paths, isPunched })
+
+  let relays: Relays | undefined
+  return {
+    start() {
+      const { circuits } = libp2p.services
+      const isServed = (): boolean => isPublic || reachability.isPublic()
+      relays = createRelays({ ...base, libp2p, circuits, discovery, ping, isPublic: isServed })
+      if (isPublic) announceAll(libp2p, hooks)
+    },
+    reachability: () => (isPublic ? 'public' : (reachability.verdict() ?? outlook(nat.report()))),
+    nat: () => nat.report(),
+    relays: () => relays?.held() ?? [],
+    relayServer: () => relayServer,
+    async stop() {
+      for (const part of [relays, paths, pathWatch, nat, reachability, relayServer]) {
+        await part?.stop()
+      }
+    },
+  }
+}
+
+/** What can be hoped for while nobody has dialled this node. */
+function outlook({ type, udp, tcp }: NatReport): NetworkReachability {
+  if (type === 'unknown') return 'unknown'
+  return udp !== undefined || tcp?.mapping === 'independent' ? 'punchable' : 'relay-only'
+}
+
+type Hooks = Pick<ReachabilityOptions, 'listenAddresses' | 'onReached' | 'onLost' | 'onChange'>
+
+function reachabilityHooks(
+  { services: { dht, addresses } }: Libp2pNode,
+  { logger }: NetworkBase,
+): Hooks {
+  return {
+    listenAddresses: () => addresses.all().filter((address) => isUnaided(address)),
+    onReached: (address) => addresses.confirm(address),
+    onLost: (address) => addresses.withdraw(address),
+    onChange: (isPublic) => {
+      dht.setMode(isPublic ? 'server' : 'client').catch((thrown: unknown) => {
+        logger.error('dht_mode_failed', { message: messageOf(thrown) })
+      })
+    },
+  }
+}
+
+/** Who says that his node is public need not wait for a neighbour to find out: the first node has none. */
+function announceAll(libp2p: Libp2pNode, { listenAddresses, onReached, onChange }: Hooks): void {
+  for (const address of listenAddresses()) if (isGlobal(address)) onReached(address)
+  onChange(true)
+}
+
+async function serveAsRelay(
+  limits: RelayLimits,
+  { libp2p, discovery, base }: Parts,
+): Promise<RelayServer> {
+  const addresses = (): Multiaddr[] => {
+    const direct = libp2p.getMultiaddrs().filter((address) => isUnaided(address))
+    const reachable = direct.filter((address) => hostOf(address) === undefined || isGlobal(address))
+    return reachable.length > 0 ? reachable : direct
+  }
+  const server = await createRelayServer({ ...base, libp2p, limits, addresses })
+  discovery.provide(await relayCid())
+  return server
+}
+
+interface Followers {
+  reachability: Reachability
+  nat: NatWatch
+  paths: DirectPaths
+  isPunched: (connection: Connection) => boolean
+}
+
+function followConnections(
+  { libp2p, rpc }: Parts,
+  { reachability, nat, paths, isPunched }: Followers,
+): void {
+  let hosts = ''
+  libp2p.addEventListener('peer:identify', ({ detail }: CustomEvent<IdentifyResult>) => {
+    const { connection, observedAddr } = detail
+    const host = hostOf(connection.remoteAddr)
+    if (!isUnaided(connection.remoteAddr) || isPunched(connection)) return
+    const peer = detail.peerId.toString()
+    reachability.ask(peer, observedAddr)
+    if (host !== undefined) nat.meet(peer, host)
+    const seenAt = reachability.seenAt().toSorted().join(' ')
+    if (hosts !== '' && seenAt !== hosts) {
+      // Another network: nothing that was found out before need be true.
+      nat.refresh()
+      reachability.recheck()
+      paths.retry()
+    }
+    hosts = seenAt
+  })
+  libp2p.addEventListener('connection:open', ({ detail }: CustomEvent<Connection>) => {
+    rpc.migrate(detail)
+  })
+}

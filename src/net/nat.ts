@@ -1,0 +1,149 @@
+/**
+ * What stands between this node and the internet, as reflectors see it: public peers that tell where a packet came from
+ * (STUN, RFC 8489, and RFC 5780 for how a NAT behaves).
+ */
+import { z } from 'zod'
+import type { Clock } from '../clock.ts'
+import { messageOf } from '../errors.ts'
+import { DEADLINES } from '../limits.ts'
+import type { Logger } from '../log.ts'
+import { encodeCbor } from '../store/content.ts'
+import { parseMessage } from '../store/message.ts'
+import type { PeerRpc } from './network.ts'
+
+const METHOD = 'net/reflector'
+const MESSAGE_BYTES = 1024
+const REPORT_MS = 600_000
+const TICK_MS = 1_000
+/** Reflectors kept: two tell how a NAT maps, more only replace them. */
+const REFLECTORS = 8
+
+export interface Endpoint {
+  host: string
+  port: number
+}
+
+/** Whether one inside port keeps one outside port towards everybody (RFC 4787 §4.1); then the port can be told to others. */
+export type NatMapping = 'independent' | 'dependent'
+/** From whom packets are let in to a mapped port (RFC 4787 §5): anybody, hosts or host and port that were sent to. */
+export type NatFiltering = 'independent' | 'address' | 'address-and-port'
+
+export type NatType =
+  | 'unknown'
+  | 'open'
+  | 'full-cone'
+  | 'restricted-cone'
+  | 'port-restricted-cone'
+  | 'symmetric'
+  | 'udp-blocked'
+  | 'web-only'
+
+export interface NatReport {
+  type: NatType
+  /** Undefined: no UDP, or no TCP but to web ports, comes through. */
+  udp: { outside: Endpoint; mapping: NatMapping; filtering: NatFiltering } | undefined
+  tcp: { outside: Endpoint; mapping: NatMapping } | undefined
+}
+
+export const UNKNOWN_NAT: NatReport = { type: 'unknown', udp: undefined, tcp: undefined }
+
+/** A peer that tells where packets come from, on the same ports by UDP and TCP. */
+export interface Reflector {
+  peer: string
+  host: string
+  ports: number[]
+}
+
+/** Needs sockets, so that a browser has none. Rejects when no reflector answers at all. */
+export type NatProbe = (reflectors: readonly Reflector[], signal: AbortSignal) => Promise<NatReport>
+
+export interface NatWatch {
+  report(): NatReport
+  reflectors(): Reflector[]
+  /** Asks a neighbour, seen at `host`, whether it reflects. */
+  meet(peer: string, host: string): void
+  /** Something about the network has changed. */
+  refresh(): void
+  stop(): void
+}
+
+export interface NatWatchOptions {
+  rpc: PeerRpc
+  probe: NatProbe | undefined
+  /** Where this node reflects; empty: it does not. */
+  ports: readonly number[]
+  clock: Clock
+  logger: Logger
+}
+
+const replySchema = z.strictObject({ ports: z.array(z.int().min(1).max(65_535)).max(4) })
+
+export function createNatWatch(options: NatWatchOptions): NatWatch {
+  const { rpc, probe, clock, logger } = options
+  const stopping = new AbortController()
+  const reflectors = new Map<string, Reflector>()
+  let report = UNKNOWN_NAT
+  let dueAt = Number.POSITIVE_INFINITY
+
+  const removeHandler = rpc.handle(METHOD, async () => encodeCbor({ ports: [...options.ports] }))
+
+  async function meet(peer: string, host: string): Promise<void> {
+    const reply = await rpc.call(peer, METHOD, new Uint8Array(), {
+      signal: stopping.signal,
+      deadlineMs: DEADLINES.rpcMs,
+    })
+    const { ports } = parseMessage(replySchema, reply, 'reflector', MESSAGE_BYTES)
+    if (ports.length === 0) return
+    const isFirst = reflectors.size === 0
+    reflectors.delete(peer)
+    reflectors.set(peer, { peer, host, ports })
+    const [oldest] = reflectors.keys()
+    if (reflectors.size > REFLECTORS && oldest !== undefined) reflectors.delete(oldest)
+    if (isFirst || report === UNKNOWN_NAT) dueAt = clock.now()
+  }
+
+  async function run(ask: NatProbe): Promise<void> {
+    for (;;) {
+      await clock.sleep(TICK_MS, stopping.signal)
+      if (clock.now() < dueAt || reflectors.size === 0) continue
+      dueAt = clock.now() + REPORT_MS
+      try {
+        const limit = clock.deadline(DEADLINES.natProbeMs, 'probing the NAT', stopping.signal)
+        const next = await ask(newest(reflectors), limit)
+        if (next.type !== report.type) logger.info('nat_type', { type: next.type })
+        report = next
+      } catch (thrown) {
+        stopping.signal.throwIfAborted()
+        logger.debug('nat_probe_failed', { message: messageOf(thrown) })
+      }
+    }
+  }
+
+  if (probe !== undefined) {
+    run(probe).catch((thrown: unknown) => {
+      if (!stopping.signal.aborted) logger.error('nat_watch_failed', { message: messageOf(thrown) })
+    })
+  }
+
+  return {
+    report: () => report,
+    reflectors: () => newest(reflectors),
+    meet(peer, host) {
+      if (probe === undefined || stopping.signal.aborted) return
+      meet(peer, host).catch((thrown: unknown) => {
+        logger.debug('no_reflector', { peer, message: messageOf(thrown) })
+      })
+    },
+    refresh() {
+      dueAt = Math.min(dueAt, clock.now())
+    },
+    stop() {
+      stopping.abort()
+      removeHandler()
+    },
+  }
+}
+
+function newest(reflectors: ReadonlyMap<string, Reflector>): Reflector[] {
+  return [...reflectors.values()].toReversed()
+}

@@ -1,0 +1,161 @@
+/** A connection to a peer, by whatever way leads there. */
+import type { Address, Connection, PeerId, PeerInfo } from '@libp2p/interface'
+import { peerIdFromString } from '@libp2p/peer-id'
+import { multiaddr } from '@multiformats/multiaddr'
+import type { Multiaddr } from '@multiformats/multiaddr'
+import type { Clock } from '../clock.ts'
+import { messageOf, ShoalError } from '../errors.ts'
+import { DEADLINES, LIMITS } from '../limits.ts'
+import type { Logger } from '../log.ts'
+import { hostOf, isDirect, isGlobal, isRelayed, parseAddress } from './addresses.ts'
+import type { Libp2pNode } from './libp2p-node.ts'
+import { neighbouringRelays } from './relays.ts'
+
+/** Discovered neighbours dialled at once. */
+const MEETINGS = 16
+/** Neighbouring relays that a peer is sought behind. */
+const RELAYS_TRIED = 4
+
+export interface PeerDialOptions {
+  libp2p: Pick<Libp2pNode, 'getConnections' | 'dial' | 'peerStore' | 'peerRouting'>
+  /** Waits for the first DHT server to ask. */
+  untilServer: (signal: AbortSignal) => Promise<void>
+}
+
+/**
+ * The oldest direct connection first (a dial-back adds one for a moment), then any. Dials when there is none: where the
+ * peer was known to be, then behind the relays around, then where the DHT says that it is now.
+ */
+export async function connectionTo(
+  peer: string,
+  { libp2p, untilServer }: PeerDialOptions,
+  signal: AbortSignal,
+): Promise<Connection> {
+  const id = peerIdFromString(peer)
+  const open = libp2p.getConnections(id).filter(({ status }) => status === 'open')
+  const [existing] = [...open.filter(({ remoteAddr }) => isDirect(remoteAddr)), ...open]
+  if (existing !== undefined) return existing
+  const known = await knownAddresses(libp2p, id)
+  const candidates = [...known, ...(await sharedRelays(libp2p, id))]
+  try {
+    if (candidates.length > 0) return await libp2p.dial(candidates, { signal })
+  } catch (thrown) {
+    if (signal.aborted) throw thrown
+  }
+  await untilServer(signal)
+  const { multiaddrs } = await libp2p.peerRouting.findPeer(id, { signal })
+  const tried = new Set(candidates.map(String))
+  const fresh = multiaddrs
+    .map((address) => withPeer(address, id))
+    .filter((address) => !tried.has(address.toString()))
+  if (fresh.length === 0) throw new ShoalError('peer_unreachable', 'no address of it answers')
+  return await libp2p.dial(fresh.slice(0, LIMITS.peerAddresses), { signal })
+}
+
+export async function knownAddresses(
+  libp2p: Pick<Libp2pNode, 'peerStore'>,
+  peer: PeerId,
+): Promise<Multiaddr[]> {
+  try {
+    const { addresses } = await libp2p.peerStore.get(peer)
+    return addresses.map((address) => withPeer(address.multiaddr, peer))
+  } catch {
+    return []
+  }
+}
+
+function withPeer(address: Multiaddr, peer: PeerId): Multiaddr {
+  return address.toString().endsWith(`/p2p/${peer.toString()}`)
+    ? address
+    : address.encapsulate(`/p2p/${peer.toString()}`)
+}
+
+/** Peers of one swarm share relays more often than not: those that this node is connected to may lead to the peer. */
+export async function sharedRelays(
+  libp2p: Pick<Libp2pNode, 'getConnections' | 'peerStore'>,
+  peer: PeerId,
+): Promise<Multiaddr[]> {
+  const relays = await neighbouringRelays({ libp2p })
+  return relays
+    .filter((relay) => relay !== peer.toString())
+    .slice(0, RELAYS_TRIED)
+    .map((relay) => multiaddr(`/p2p/${relay}/p2p-circuit/p2p/${peer.toString()}`))
+}
+
+/**
+ * Addresses are dialled one after the other: first what leads straight there, then relays (those around before others),
+ * and private addresses last, since most of them are of other networks and do not even refuse.
+ */
+export function byPromise(a: Address, b: Address): -1 | 0 | 1 {
+  const difference = rank(a.multiaddr) - rank(b.multiaddr)
+  return difference < 0 ? -1 : difference > 0 ? 1 : 0
+}
+
+function rank(address: Multiaddr): number {
+  const host = hostOf(address)
+  if (isRelayed(address)) return host === undefined ? 1 : 2
+  if (host === undefined || isGlobal(address)) return 0
+  return host.startsWith('127.') || host === '::1' ? 4 : 3
+}
+
+/** A multiaddr or a peer id; resolves to the peer id. Rejects with `link_invalid` or `peer_unreachable`. */
+export async function connectTo(
+  target: string,
+  options: PeerDialOptions & { clock: Clock },
+  signal?: AbortSignal,
+): Promise<string> {
+  const { libp2p, clock } = options
+  const limit = clock.deadline(DEADLINES.dialMs, 'connecting', signal)
+  const address = target.startsWith('/')
+    ? parseAddress(target, 'address', 'link_invalid')
+    : undefined
+  if (address === undefined) parsePeer(target)
+  try {
+    const connection =
+      address === undefined
+        ? await connectionTo(target, options, limit)
+        : await libp2p.dial(address, { signal: limit })
+    return connection.remotePeer.toString()
+  } catch (cause) {
+    signal?.throwIfAborted()
+    const why = messageOf(limit.aborted ? limit.reason : cause)
+    throw new ShoalError('peer_unreachable', `cannot connect to ${target}: ${why}`, { cause })
+  }
+}
+
+function parsePeer(target: string): void {
+  try {
+    peerIdFromString(target)
+  } catch (cause) {
+    throw new ShoalError(
+      'link_invalid',
+      `"${target.slice(0, 128)}" is neither a multiaddr (/ip4/…/tcp/…/p2p/…) nor a peer id`,
+      { cause },
+    )
+  }
+}
+
+/** Dials discovered neighbours in the background. They are announced again and again: one that fails gets another chance. */
+export function createMeetings(
+  libp2p: Libp2pNode,
+  { clock, logger, stopping }: { clock: Clock; logger: Logger; stopping: AbortSignal },
+): (peer: PeerInfo) => void {
+  const meeting = new Set<string>()
+
+  async function meet({ id, multiaddrs }: PeerInfo): Promise<void> {
+    await libp2p.peerStore.merge(id, { multiaddrs: multiaddrs.slice(0, LIMITS.peerAddresses) })
+    await libp2p.dial(id, { signal: clock.deadline(DEADLINES.dialMs, 'connecting', stopping) })
+  }
+
+  return (info) => {
+    const peer = info.id.toString()
+    const isKnown = libp2p.peerId.equals(info.id) || libp2p.getConnections(info.id).length > 0
+    if (isKnown || meeting.has(peer) || meeting.size >= MEETINGS) return
+    meeting.add(peer)
+    meet(info)
+      .catch((thrown: unknown) => {
+        logger.debug('neighbour_unreachable', { peer, message: messageOf(thrown) })
+      })
+      .finally(() => meeting.delete(peer))
+  }
+}

@@ -112,6 +112,8 @@ async function trainSwarm(
         for (const frame of stepped) block.print(stepLine(frame, frames))
       }
     }
+    // The last picture stays.
+    block.end()
     const elapsedMs = systemClock.now() - startedMs
     const folder = { run: run.id, folder: folders.model }
     await members[0]?.client.call(ROUTES.exportCheckpoint, folder, { signal: alive })

@@ -62,7 +62,7 @@ export function createMembership(self: string, state: SharedState, staleness: nu
   return {
     others,
     trainers: (outerStep, reach = RECORD_LAG) =>
-      withStatus('waiting', 'training', 'merging').filter(
+      withStatus('waiting', 'training', 'silent', 'merging').filter(
         ({ record }) => Math.abs(record.outerStep - outerStep) <= reach,
       ),
     mergers: () =>

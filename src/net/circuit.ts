@@ -111,7 +111,8 @@ function carry(
       isEnded = true
       proceed()
     })
-    target.addEventListener('drain', proceed)
+    // libp2p sends what it holds in a microtask after this event; when that was all, no other event follows.
+    target.addEventListener('drain', () => queueMicrotask(proceed))
     source.addEventListener('close', ({ error }) => {
       if (error !== undefined || !isEnded) fail(error ?? 'it was closed early')
     })

@@ -47,8 +47,9 @@ export function createFairQueue(bytesPerSecond: number, clock: Clock): FairQueue
         if (next === undefined) return
         await untilAllowed()
         const [owner, items] = next
-        owners.delete(owner)
         allowance -= takeTurn(items)
+        // Not before: what is forwarded may make the owner push more.
+        owners.delete(owner)
         // Behind all others who wait.
         if (items.length > 0) owners.set(owner, items)
       }

@@ -141,6 +141,7 @@ function connectionLimits(limit: CircuitLimit | undefined): ConnectionLimits | u
   }
 }
 
+// oxlint-disable-next-line max-lines-per-function -- closures over one state; to be split
 export function createCircuits(
   { registrar, upgrader, addressManager, connectionManager, events, logger }: Components,
   clock: Clock,

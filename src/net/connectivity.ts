@@ -22,6 +22,7 @@ import type { Reachability, ReachabilityOptions } from './reachability.ts'
 import { createRelayServer } from './relay-server.ts'
 import type { RelayLimits, RelayServer } from './relay-server.ts'
 import { createRelays, relayCid } from './relays.ts'
+import { servePunches } from './punch-answers.ts'
 import type { Relays } from './relays.ts'
 import type { RpcService } from './rpc.ts'
 
@@ -66,6 +67,7 @@ export async function createConnectivity(
     pingConnection(connection, base.clock, signal)
   const openedAt = (connection: Connection): number => peers.openedAt(connection)
 
+  // oxlint-disable-next-line prefer-const -- read by closures that are made before it
   let paths: DirectPaths | undefined
   const isPunched = (connection: Connection): boolean => paths?.isPunched(connection) ?? false
   const hooks = reachabilityHooks(libp2p, base)
@@ -80,6 +82,7 @@ export async function createConnectivity(
     punchers,
     openedAt,
     outsideHosts,
+    answer: servePunches,
     upgrade: libp2p.services.upgrade,
     peers: () => peers.connected(),
     addresses: () => libp2p.getMultiaddrs(),
@@ -102,7 +105,7 @@ export async function createConnectivity(
     relayServer: () => relayServer,
     async stop() {
       for (const part of [relays, paths, pathWatch, nat, reachability, relayServer]) {
-        await part?.stop()
+        await Promise.resolve(part?.stop())
       }
     },
   }

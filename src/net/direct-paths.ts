@@ -21,7 +21,6 @@ import { hostOf, isGlobal, isRelayed, isUnaided, peerOf, transportOf } from './a
 import type { Upgrade } from './libp2p-node.ts'
 import type { NatReport, NatWatch } from './nat.ts'
 import type { PeerRpc } from './network.ts'
-import { servePunches } from './punch-answers.ts'
 import {
   DESCRIBE_METHOD,
   descriptionSchema,
@@ -49,6 +48,8 @@ const PATIENCE_MS = 15_000
 const DIAL_MS = 5_000
 
 export interface DirectPathsOptions {
+  /** Serves the other side of reversed dials and punches; returns the function that ends it. */
+  answer: (context: PathContext) => () => void
   libp2p: Pick<
     Libp2p,
     'getConnections' | 'dial' | 'addEventListener' | 'removeEventListener' | 'getPeers'
@@ -102,7 +103,7 @@ export function createDirectPaths(options: DirectPathsOptions): DirectPaths {
     signal: stopping.signal,
     describe: () => describe(options),
   }
-  const stopServing = servePunches(context)
+  const stopServing = options.answer(context)
 
   const onClose = ({ detail }: CustomEvent<Connection>): void => {
     punched.delete(detail.remoteAddr.toString())
@@ -124,12 +125,15 @@ export function createDirectPaths(options: DirectPathsOptions): DirectPaths {
     if (attempt.isRunning || running >= AT_ONCE || attempt.nextAt > clock.now()) return
     if (!isOwnTask(peer, options)) return
     attempts.set(peer, { ...attempt, isRunning: true })
-    void seek(peer, context).then((isFound) => {
-      if (!attempts.has(peer)) return
-      const failures = isFound ? 0 : attempt.failures + 1
-      const waitMs = Math.min(RETRY_FIRST_MS * 2 ** Math.max(0, failures - 1), RETRY_MAX_MS)
-      attempts.set(peer, { isRunning: false, failures, nextAt: clock.now() + waitMs })
-    })
+    void pursue(peer, attempt.failures)
+  }
+
+  async function pursue(peer: string, failuresBefore: number): Promise<void> {
+    const isFound = await seek(peer, context)
+    if (!attempts.has(peer)) return
+    const failures = isFound ? 0 : failuresBefore + 1
+    const waitMs = Math.min(RETRY_FIRST_MS * 2 ** Math.max(0, failures - 1), RETRY_MAX_MS)
+    attempts.set(peer, { isRunning: false, failures, nextAt: clock.now() + waitMs })
   }
 
   run().catch((thrown: unknown) => {

@@ -50,6 +50,7 @@ interface Announcement {
   isRunning: boolean
 }
 
+// oxlint-disable-next-line max-lines-per-function -- closures over one state; to be split
 export function createDiscovery(options: DiscoveryOptions): DiscoveryService {
   const { dht, clock, logger } = options
   const stopping = new AbortController()

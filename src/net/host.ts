@@ -1,11 +1,9 @@
 /** createNetwork(): a libp2p node with Shoal's protocols, behind the `Network` port. */
 import type { Connection, PeerId, PeerInfo } from '@libp2p/interface'
-import { peerIdFromString } from '@libp2p/peer-id'
-import type { Multiaddr } from '@multiformats/multiaddr'
 import type { Clock } from '../clock.ts'
 import { raceSignal, systemClock } from '../clock.ts'
 import { messageOf, ShoalError } from '../errors.ts'
-import { DEADLINES, LIMITS } from '../limits.ts'
+import { DEADLINES } from '../limits.ts'
 import { silentLogger } from '../log.ts'
 import type { Logger } from '../log.ts'
 import { createMetrics } from '../metrics.ts'
@@ -86,6 +84,7 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
   const { rpc, cache, peers } = await attach(libp2p, base, options, untilServer)
 
   const self = identity.peerId
+  // oxlint-disable-next-line prefer-const -- read by closures that are made before it
   let dialler: Dialler | undefined
   const discovery = createDiscovery({
     ...base,

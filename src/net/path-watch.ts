@@ -40,6 +40,12 @@ export function createPathWatch(options: PathWatchOptions): { stop(): void } {
   const suspects = new Set<Connection>()
   const unusedSince = new WeakMap<Connection, number>()
 
+  async function judge(connection: Connection): Promise<void> {
+    const isAlive = await examine(connection, options, stopping.signal)
+    suspects.delete(connection)
+    if (isAlive) trustedUntil.set(connection, clock.now() + TRUST_MS)
+  }
+
   async function run(): Promise<void> {
     for (;;) {
       await clock.sleep(TICK_MS, stopping.signal)
@@ -48,10 +54,7 @@ export function createPathWatch(options: PathWatchOptions): { stop(): void } {
         const isTrusted = (trustedUntil.get(connection) ?? 0) > now
         if (now - since < SILENCE_MS || isTrusted || suspects.has(connection)) continue
         suspects.add(connection)
-        void examine(connection, options, stopping.signal).then((isAlive) => {
-          suspects.delete(connection)
-          if (isAlive) trustedUntil.set(connection, clock.now() + TRUST_MS)
-        })
+        void judge(connection)
       }
       for (const connection of libp2p.getConnections()) endUnused(connection, now)
     }

@@ -37,6 +37,7 @@ interface Pending {
 }
 
 /** Returns the function that ends the service. */
+// oxlint-disable-next-line max-lines-per-function -- closures over one state; to be split
 export function servePunches(context: PathContext): () => void {
   const { rpc, clock, logger, nat, punchers } = context
   const rate = createRateLimit({ perMinute: PER_MINUTE, burst: BURST, clock })

@@ -63,6 +63,7 @@ interface Proof {
   isGlobal: boolean
 }
 
+// oxlint-disable-next-line max-lines-per-function -- closures over one state; to be split
 export function createReachability(options: ReachabilityOptions): Reachability {
   const { libp2p, rpc, clock, random, logger } = options
   const stopping = new AbortController()

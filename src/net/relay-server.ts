@@ -86,6 +86,7 @@ interface Circuit {
   to: string
 }
 
+// oxlint-disable-next-line max-lines-per-function -- closures over one state; to be split
 export async function createRelayServer(options: RelayServerOptions): Promise<RelayServer> {
   const { libp2p, limits, clock, logger, metrics } = options
   const reservations = new Map<string, Reservation>()
@@ -137,9 +138,9 @@ export async function createRelayServer(options: RelayServerOptions): Promise<Re
     to: PeerId,
     signal: AbortSignal,
   ): Promise<Stream | RelayStatus> {
-    const [connection] = libp2p
+    const connection = libp2p
       .getConnections(to)
-      .filter(({ status, remoteAddr }) => status === 'open' && !isRelayed(remoteAddr))
+      .find(({ status, remoteAddr }) => status === 'open' && !isRelayed(remoteAddr))
     if (connection === undefined || !reservations.has(to.toString())) {
       return RELAY_STATUS.noReservation
     }

@@ -54,9 +54,11 @@ export function createMembership(self: string, state: SharedState, staleness: nu
   }
   const withStatus = (...wanted: string[]): Member[] =>
     others().filter((member) => wanted.includes(member.record.status) && isTrusted(member))
-  // Who has begun to merge is waiting for the others, whatever became of its last round.
+  // Who has begun to merge is waiting for the others, whatever became of its last round. A record may be late and still
+  // say `waiting`: two peers that left each other out for that would end with different sets.
   const isMerger = (member: Member): boolean =>
-    member.record.status === 'merging' || (member.record.status === 'training' && isTrusted(member))
+    member.record.status === 'merging' ||
+    (['waiting', 'training', 'silent'].includes(member.record.status) && isTrusted(member))
   const active = (): Member[] => withStatus('training', 'merging')
 
   return {

@@ -45,6 +45,8 @@ describe('sources and their precedence', () => {
       announce: [],
       bootstrap: [],
       mdns: true,
+      public: false,
+      relay: expect.any(Object),
       api: { port: undefined },
       engine: { backend: 'auto', threads: undefined },
       log: { level: 'info', format: 'auto' },

@@ -14,6 +14,7 @@ interface Bench {
 const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   codec: () => import('./bench-codec.ts'),
   convergence: () => import('./bench-convergence.ts'),
+  net: () => import('./bench-net.ts'),
   train: () => import('./bench-train.ts'),
 }
 

@@ -4,13 +4,14 @@ import { LIMITS } from '../../src/limits.ts'
 import type { ShoalNode } from '../../src/node.ts'
 import { parseCid } from '../../src/store/content.ts'
 import { bytesHandler, handler } from './handler.ts'
+import { released } from './octets.ts'
 import type { OutsideServices } from './outside-services.ts'
 import { ROUTES } from './routes.ts'
 
 export function blobHandlers({ blobs }: ShoalNode) {
   return {
     blobs: handler(ROUTES.blobs, () => ({ blobs: blobs.list() })),
-    putBlob: handler(ROUTES.putBlob, (_input, { body }) => blobs.put(body)),
+    putBlob: handler(ROUTES.putBlob, (_input, { body }) => blobs.put(released(body))),
     getBlob: bytesHandler(ROUTES.getBlob, async ({ cid }, { signal }) => ({
       output: {},
       ...(await blobs.open(givenCid(cid), signal)),

@@ -76,3 +76,18 @@ export async function sendOctets(
     throw thrown
   }
 }
+
+/**
+ * The same pieces, whose memory is given back as soon as the next one is asked for: for readers that copy. Left to the
+ * garbage collector it has all of this process's heap marked for every 64 MiB, and an upload takes four times as long.
+ */
+export async function* released(
+  pieces: AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array, void> {
+  for await (const piece of pieces) {
+    yield piece
+    const { buffer } = piece
+    // Several pieces may share one buffer, as those of a chunked body do; then it is not this one's to give back.
+    if (buffer instanceof ArrayBuffer && buffer.byteLength === piece.byteLength) buffer.transfer(0)
+  }
+}

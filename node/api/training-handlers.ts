@@ -3,6 +3,7 @@ import type { ShoalNode } from '../../src/node.ts'
 import { readSafetensors, readTensors, writeSafetensors } from '../../src/tensor/safetensors.ts'
 import { schemaHash } from '../../src/tensor/schema.ts'
 import { bytesHandler, handler } from './handler.ts'
+import { released } from './octets.ts'
 import { ROUTES } from './routes.ts'
 
 export function trainingHandlers(node: ShoalNode) {
@@ -17,7 +18,7 @@ export function trainingHandlers(node: ShoalNode) {
       const { schema } = script
       const result = await script.outerStep(
         { ...step, innerSteps },
-        (target) => readSafetensors(body, schema, target),
+        (target) => readSafetensors(released(body), schema, target),
         signal,
       )
       const { parameters, partners, consensusDistance, ...output } = result
@@ -34,7 +35,7 @@ export function trainingHandlers(node: ShoalNode) {
       node.trainingScript(run).progress(progress),
     ),
     average: bytesHandler(ROUTES.average, async (input, { signal, body }) => {
-      const { schema, parameters } = await readTensors(body)
+      const { schema, parameters } = await readTensors(released(body))
       const given = { ...input, parameters, schemaHash: schemaHash(schema) }
       const { peers, parameters: mean } = await node.averaging.average(given, signal)
       return { output: { round: input.round, peers }, ...writeSafetensors(schema, mean) }

@@ -42,6 +42,21 @@ describe('blobs', () => {
     expect(await one.client.call(ROUTES.blobs, {})).toEqual({ blobs: [] })
   })
 
+  test('are the same in whatever pieces they come', async () => {
+    const content = new Uint8Array(3 * LIMITS.blobBytes + 1).map((_, index) => (index * 7) % 253)
+    const { cid } = await one.client.call(ROUTES.putBlob, {}, { body: content })
+    for (const size of [1000, 65_536, 1 << 20]) {
+      const body = (async function* () {
+        for (let from = 0; from < content.length; from += size) {
+          yield content.subarray(from, from + size)
+        }
+      })()
+      const chunked = await one.client.call(ROUTES.putBlob, {}, { body })
+      expect(chunked).toEqual({ cid, bytes: content.length, provided: false })
+    }
+    await one.client.call(ROUTES.forgetBlob, { cid })
+  })
+
   test('that are named by nonsense are refused', async () => {
     for (const cid of ['x', 'bafy', '../../etc/passwd']) {
       await expect(one.client.download(ROUTES.getBlob, { cid })).rejects.toMatchObject({

@@ -111,9 +111,18 @@ describe('a script', () => {
     })
     const { link } = await one.client.call(ROUTES.invite, { run })
     await two.client.call(ROUTES.joinRun, { run: link })
-    // Both see each other before the round.
+    for (const { client } of [one, two]) {
+      const { content } = await client.download(ROUTES.parameters, { run })
+      await content?.cancel()
+    }
+    // Before a script is heard its peer is silent, and nobody counts on it.
+    const isTraining = ({ status }: { status: string }): boolean => status === 'training'
     for (const { node } of [one, two]) {
-      await waitForRun(node, run, ({ members }) => members.length === 2)
+      await waitForRun(
+        node,
+        run,
+        ({ members }) => members.length === 2 && members.every(isTraining),
+      )
     }
     const results = await Promise.all([
       outerStep(one.client, run, 0, [2, 2, 2, 2, 2, 2]),

@@ -4,7 +4,7 @@
  * Contract. Everything is pulled by its receiver: `round/offer` asks a peer for the header of its contribution to a
  * round (the peer holds the answer back until it has one, or the asker's patience ends), `round/chunk` pulls one chunk,
  * `round/set` asks whose contributions a peer has collected. Guarantees: nothing is accepted without its hash; a peer
- * serves a contribution to each partner at most twice; a peer that is behind is told so; nothing here outlives its
+ * serves a contribution to each partner a few times at most; a peer that is behind is told so; nothing here outlives its
  * signal.
  */
 import { withDeadline, type Clock } from '../clock.ts'
@@ -30,6 +30,9 @@ import {
 
 /** Rounds whose contributions are kept whatever they weigh: partners within the tolerated staleness ask for them. */
 const KEPT_ROUNDS_MIN = 3
+
+/** For the round, for a second attempt, and for a partner that took over an older state and replays. */
+const SERVINGS = 4
 
 interface Entry {
   key: RoundKey
@@ -203,7 +206,7 @@ async function serveChunk(
   }
   const served = entry.served.get(peer) ?? 0
   const isNewcomer = served === 0 && entry.served.size >= 2 * LIMITS.groupPeers
-  if (isNewcomer || served >= 2 * entry.contribution.chunks.length) {
+  if (isNewcomer || served >= SERVINGS * entry.contribution.chunks.length) {
     throw new ShoalError('limit_exceeded', 'this contribution was served often enough')
   }
   entry.served.set(peer, served + 1)

@@ -12,11 +12,13 @@ import { messageOf } from '../errors.ts'
 import type { Member } from '../state/shared-state.ts'
 import { catchUp, type CaughtUp } from './catch-up.ts'
 import { commitState } from './commit.ts'
+import type { Manifest } from './manifest.ts'
+import { REJOIN_SHARE } from './rejoin.ts'
 import { replayRounds } from './replay.ts'
 import { publishRecord, type ReadyRun } from './run-context.ts'
 import { slicesInTurns } from './slices.ts'
 
-/** From this share of the others' work on, a peer keeps its parameters as they are. */
+/** From this share of the others' work on, a peer of a gossip run keeps its parameters: the rounds do the rest. */
 const FULL_SHARE = 3 / 4
 
 /** Rejects only when aborted or when storing fails; what cannot be had now is tried again before the next step. */
@@ -26,14 +28,14 @@ export async function keepUp(run: ReadyRun, signal: AbortSignal): Promise<void> 
   if (isExact && membership.lag(progress.outerStep) > 0) await replayRounds(run, signal)
   const front = membership.front(progress.outerStep)
   if (front.length === 0) return
-  const share = membership.shareOfWork(front, progress.tokens)
-  if (share < FULL_SHARE) {
+  const { share } = membership.workSince(front, progress.tokens)
+  if (share < (isExact ? REJOIN_SHARE : FULL_SHARE)) {
     await resynchronize(run, front, signal, isExact ? 0 : share)
     return
   }
   run.logger.info('clock_set', { run: run.id, from: progress.outerStep, share })
-  progress.outerStep = stepOf(front)
-  progress.rejoins = isExact
+  progress.outerStep = nextStepOf(front, manifest)
+  if (isExact) progress.apart = share
   await commitState(run, signal)
   await publishRecord(run)
 }
@@ -56,7 +58,7 @@ export async function resynchronize(
   await mix(run, caughtUp, share)
   await run.trainer.writeParameters(run.outer.parameters)
   run.progress.outerStep = startingStep(run, caughtUp.checkpoint.outerStep)
-  run.progress.rejoins = false
+  run.progress.apart = null
   run.membership.noteInStep(run.progress.outerStep, run.progress.tokens)
   await commitState(run, signal)
   await publishRecord(run)
@@ -85,10 +87,14 @@ export function startingStep(
 ): number {
   if (run.manifest.averaging.rule === 'diloco') return snapshotStep
   const front = run.membership.front(snapshotStep)
-  return front.length === 0 ? snapshotStep : stepOf(front)
+  return front.length === 0 ? snapshotStep : nextStepOf(front, run.manifest)
 }
 
-/** The step that all of the front have reached. */
-function stepOf(front: readonly Member[]): number {
-  return Math.min(...front.map(({ record }) => record.outerStep))
+/**
+ * The step in which this peer meets the foremost: not the one they are in the middle of. Whoever enters behind would take
+ * what the others have kept, and move towards them while they do not move towards it.
+ */
+function nextStepOf(front: readonly Member[], { outerSteps }: Manifest): number {
+  const foremost = Math.max(...front.map(({ record }) => record.outerStep))
+  return Math.min(outerSteps, foremost + 1)
 }

@@ -25,15 +25,23 @@ export interface Membership {
   lag(outerStep: number): number
   /** The members that are so far ahead that no round is shared with them, once they are the swarm's front; else none. */
   front(outerStep: number): Member[]
-  /** Remembers who is in step with this peer now, and the tokens of both. */
-  noteInStep(outerStep: number, ownTokens: number): void
-  /**
-   * This peer's work since it was last in step with `members`, as a share of what they have done since, in tokens: 0 of
-   * a peer that was away or has never met them, 1 of one that trained as much as they did.
-   */
-  shareOfWork(members: readonly Member[], ownTokens: number): number
+  /** Remembers who is in step with this peer now (of `peers`, where only these have its state), and the tokens of both. */
+  noteInStep(outerStep: number, ownTokens: number, peers?: readonly string[]): void
+  /** This peer's work since it was last in step with `members`. */
+  workSince(members: readonly Member[], ownTokens: number): WorkApart
   /** Leaves `peer` out until its record changes. */
   doubt(peer: string): void
+}
+
+export interface WorkApart {
+  /** On average over the members that it was in step with once. */
+  tokens: number
+  /**
+   * As a share of what the swarm's peers have done since on average: 0 of a peer that was away or has never met them, 1
+   * (at most) of one that trained as much. Whoever is not among the members is taken to have done as much as this peer:
+   * it is of the same part of a swarm that was split.
+   */
+  share: number
 }
 
 interface Acquaintance {
@@ -41,7 +49,11 @@ interface Acquaintance {
   ownTokens: number
 }
 
-export function createMembership(self: string, state: SharedState, staleness: number): Membership {
+export function createMembership(
+  self: string,
+  state: Pick<SharedState, 'members'>,
+  staleness: number,
+): Membership {
   const doubted = new Map<string, string>()
   const acquaintances = new Map<string, Acquaintance>()
   const others = (): Member[] => state.members().filter(({ peer }) => peer !== self)
@@ -81,26 +93,18 @@ export function createMembership(self: string, state: SharedState, staleness: nu
       if (last === undefined || last.record.outerStep <= outerStep + staleness + 1) return []
       return ahead.filter(({ record }) => record.outerStep >= last.record.outerStep)
     },
-    noteInStep(outerStep, ownTokens) {
+    noteInStep(outerStep, ownTokens, peers) {
       for (const { peer, record } of active()) {
-        if (Math.abs(record.outerStep - outerStep) > staleness + 1) continue
+        const isNear = Math.abs(record.outerStep - outerStep) <= staleness + 1
+        if (!isNear || peers?.includes(peer) === false) continue
         // At the end of the order, so that those not met for longest are forgotten first.
         acquaintances.delete(peer)
         acquaintances.set(peer, { theirTokens: record.tokens, ownTokens })
       }
       forgetFirst(acquaintances, LIMITS.runPeers)
     },
-    shareOfWork(members, ownTokens) {
-      let own = 0
-      let theirs = 0
-      for (const { peer, record } of members) {
-        const known = acquaintances.get(peer)
-        if (known === undefined) continue
-        own += Math.max(0, ownTokens - known.ownTokens)
-        theirs += Math.max(0, record.tokens - known.theirTokens)
-      }
-      return theirs === 0 ? 0 : Math.min(1, own / theirs)
-    },
+    workSince: (members, ownTokens) =>
+      workSince(acquaintances, members, ownTokens, active().length + 1),
     doubt(peer) {
       const member = others().find((other) => other.peer === peer)
       if (member === undefined) return
@@ -108,6 +112,27 @@ export function createMembership(self: string, state: SharedState, staleness: nu
       forgetFirst(doubted, LIMITS.runPeers)
     },
   }
+}
+
+function workSince(
+  acquaintances: ReadonlyMap<string, Acquaintance>,
+  members: readonly Member[],
+  ownTokens: number,
+  swarm: number,
+): WorkApart {
+  let own = 0
+  let theirs = 0
+  let met = 0
+  for (const { peer, record } of members) {
+    const known = acquaintances.get(peer)
+    if (known === undefined) continue
+    own += Math.max(0, ownTokens - known.ownTokens)
+    theirs += Math.max(0, record.tokens - known.theirTokens)
+    met++
+  }
+  if (theirs === 0) return { tokens: 0, share: 0 }
+  const part = members.length / Math.max(members.length, swarm)
+  return { tokens: own / met, share: Math.min(1, own / (part * theirs + (1 - part) * own)) }
 }
 
 /** A Map keeps the order of insertion. */

@@ -13,7 +13,7 @@ import { plannedTokens } from './model-schema.ts'
 import { applyRound, contributingMoves, contributionOf, takeBack } from './outer-update.ts'
 import { planInnerSteps, type InnerPlan } from './pace.ts'
 import { partnersOf, type Partners } from './partners.ts'
-import { differenceIn, mergeApart } from './rejoin.ts'
+import { reconcile } from './rejoin.ts'
 import { performRound, type RoundResult } from './round.ts'
 import { bytesReceived, bytesSent, publishRecord, setStatus, type ReadyRun } from './run-context.ts'
 import { slicesInTurns } from './slices.ts'
@@ -43,7 +43,7 @@ export async function trainOuterStep(run: ReadyRun, signal: AbortSignal): Promis
     weight: tokens,
     pseudoGradient: await pseudoGradientOf(run),
     base,
-    rejoins: progress.rejoins,
+    rejoins: progress.apart !== null,
   }
   // The commit of the step before still reads what is about to change.
   if (contributingMoves(update)) await run.commit
@@ -65,20 +65,19 @@ export async function trainOuterStep(run: ReadyRun, signal: AbortSignal): Promis
   run.pace.note(result.times)
   for (const peer of result.unreachable) run.membership.doubt(peer)
   const consensusDistance = await updateOuterState(run, result, own)
-  const difference = isExact ? differenceIn(result.contributions, base) : 'none'
-  if (difference === 'merge') await mergeApart(run, result.contributions, tokens, signal)
+  const reconciled = isExact
+    ? await reconcile(run, result.contributions, { base, tokens }, signal)
+    : undefined
   await run.trainer.writeParameters(run.outer.parameters)
   noteRound(run, result, {
-    consensusDistance: difference === 'merge' ? progress.consensusDistance : consensusDistance,
+    consensusDistance: reconciled?.merged === true ? null : consensusDistance,
     bytesSent: bytesSent(run) - sentBefore,
     bytesReceived: bytesReceived(run) - receivedBefore,
   })
+  run.membership.noteInStep(progress.outerStep, progress.tokens, reconciled?.together)
   await commitState(run, signal)
   await publishRecord(run)
-  return {
-    outcome: result.outcome,
-    repairFrom: difference === 'repair' ? othersApart(result.contributions, base) : [],
-  }
+  return { outcome: result.outcome, repairFrom: reconciled?.repairFrom ?? [] }
 }
 
 /** The outer update of a round. Returns the consensus distance before it, as far as the round can tell. */
@@ -100,10 +99,6 @@ async function updateOuterState(
     },
     run.clock,
   )
-}
-
-function othersApart(contributions: readonly Contribution[], base: string | null): string[] {
-  return contributions.filter(({ header }) => header.base !== base).map(({ peer }) => peer)
 }
 
 interface Trained {
@@ -209,7 +204,6 @@ function noteRound(
   progress.rounds[result.outcome]++
   progress.consensusDistance = measured.consensusDistance ?? progress.consensusDistance
   progress.outerStep++
-  run.membership.noteInStep(progress.outerStep, progress.tokens)
   run.metrics.add('rounds_total', 1, result.outcome)
   run.emit({
     type: 'outer_step',

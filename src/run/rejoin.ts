@@ -12,46 +12,87 @@ import { applyMean, exchangeParameters } from './merge.ts'
 import { clampedWeights } from './outer-update.ts'
 import type { ReadyRun } from './run-context.ts'
 
-export type Difference =
-  | 'none'
-  /** The members merge. */
-  | 'merge'
-  /** This peer takes over the state of the majority. */
-  | 'repair'
+/** A peer that has done less than this share of the others' work since they parted gives its parameters up. */
+export const REJOIN_SHARE = 1 / 4
+/** So many outer steps of work since then are of a time apart; fewer are of a fault in the last rounds. */
+const STEPS_APART = 3
 
-/** What the members of an agreed set do about their bases. `base` is this peer's. */
-export function differenceIn(
-  contributions: readonly Contribution[],
-  base: string | null,
-): Difference {
+/** What the members of an agreed set see in their bases: all see the same. */
+type Difference = 'none' | 'merge' | 'majority'
+
+function differenceIn(contributions: readonly Contribution[]): Difference {
   const headers = contributions.map(({ header }) => header)
-  const majority = headers.find(
-    ({ base: candidate }) =>
-      2 * headers.filter((header) => header.base === candidate).length > headers.length,
+  if (headers.every(({ base }) => base === headers[0]?.base)) return 'none'
+  const hasMajority = headers.some(
+    ({ base }) => 2 * headers.filter((header) => header.base === base).length > headers.length,
   )
-  if (headers.every((header) => header.base === headers[0]?.base)) {
-    return majority === undefined || majority.base === base ? 'none' : 'repair'
-  }
-  if (majority === undefined || headers.some(({ rejoins }) => rejoins)) return 'merge'
-  return majority.base === base ? 'none' : 'repair'
+  return hasMajority && headers.every(({ rejoins }) => !rejoins) ? 'majority' : 'merge'
 }
 
-/** Merges after the outer update of a round. Whether it did: otherwise the next round tries again. */
-export async function mergeApart(
+export interface Reconciled {
+  /** Whether the parameters are now the mean of those of all members. */
+  merged: boolean
+  /** Peers whose parameters are this one's. */
+  together: string[]
+  /** Members of the majority, whose state this peer should take over; empty when it need not. */
+  repairFrom: string[]
+}
+
+/** After the outer update of a round: sees to it that the members hold equal parameters, now or in the next rounds. */
+export async function reconcile(
   run: ReadyRun,
   contributions: readonly Contribution[],
+  { base, tokens }: { base: string | null; tokens: number },
+  signal: AbortSignal,
+): Promise<Reconciled> {
+  const { progress, membership, self } = run
+  const peers = contributions.map(({ peer }) => peer)
+  const isTogether = ({ header }: Contribution): boolean => header.base === base
+  const together = contributions.filter(isTogether).map(({ peer }) => peer)
+  if (differenceIn(contributions) === 'merge' && peers.includes(self)) {
+    const merged = await mergeApart(run, peers, tokens, signal)
+    return { merged, together: merged ? peers : together, repairFrom: [] }
+  }
+  if (2 * together.length > peers.length) {
+    if (peers.length > 1) progress.apart = null
+    return { merged: false, together, repairFrom: [] }
+  }
+  // The others have averaged from other parameters, with this peer's contribution or without.
+  const others = new Set(peers.filter((peer) => !together.includes(peer)))
+  const members = membership.others().filter(({ peer }) => others.has(peer))
+  const work = membership.workSince(members, progress.tokens)
+  const wasApart = work.share >= REJOIN_SHARE && work.tokens >= STEPS_APART * tokens
+  if (wasApart) progress.apart = work.share
+  return { merged: false, together, repairFrom: wasApart ? [] : majorityIn(contributions) }
+}
+
+/** The peers whose base most members share. */
+function majorityIn(contributions: readonly Contribution[]): string[] {
+  const holdersOf = (base: string | null): Contribution[] =>
+    contributions.filter(({ header }) => header.base === base)
+  const [most = []] = contributions
+    .map(({ header }) => holdersOf(header.base))
+    .sort((a, b) => b.length - a.length)
+  return most.map(({ peer }) => peer)
+}
+
+/** Merges the parameters of `peers` and this one. Whether it did: otherwise the next round tries again. */
+async function mergeApart(
+  run: ReadyRun,
+  peers: readonly string[],
   tokens: number,
   signal: AbortSignal,
 ): Promise<boolean> {
-  const group = contributions.map(({ peer }) => peer).filter((peer) => peer !== run.self)
+  const group = peers.filter((peer) => peer !== run.self)
   const key = { outerStep: run.progress.outerStep, phase: 'rejoin' } as const
-  const merged = await exchangeParameters(run, { key, group, weight: tokens }, signal)
+  const weight = Math.max(1, Math.round(tokens * (run.progress.apart ?? 1)))
+  const merged = await exchangeParameters(run, { key, group, weight }, signal)
   if (merged.length < 2) return false
   const weights = clampedWeights(merged.map(({ header }) => header.weight))
   run.progress.consensusDistance = await applyMean(run, merged, weights)
   // Each had its own, and all must go on with the same.
   run.outer.momentum.fill(0)
   run.outer.residual?.fill(0)
-  run.progress.rejoins = false
+  run.progress.apart = null
   return true
 }

@@ -9,7 +9,6 @@ import { agreedPeers } from './agreement.ts'
 import { commitState } from './commit.ts'
 import { contributionPlan, type Contribution, type RoundKey } from './contribution.ts'
 import { applyRound } from './outer-update.ts'
-import { differenceIn } from './rejoin.ts'
 import { LIMITS } from '../limits.ts'
 import { publishRecord, type ReadyRun } from './run-context.ts'
 
@@ -87,5 +86,6 @@ async function contributionsOf(
     .filter(({ peer }) => agreed.includes(peer))
     .sort((a, b) => (a.peer < b.peer ? -1 : 1))
   if (found.length === 0 || found.length < agreed.length) return undefined
-  return differenceIn(found, progress.parametersHash) === 'none' ? found : undefined
+  const isOurs = found.every(({ header }) => header.base === progress.parametersHash)
+  return isOurs ? found : undefined
 }

@@ -46,8 +46,11 @@ export interface Progress {
   rounds: { averaged: number; solo: number; stale: number }
   checkpoints: KeptCheckpoint[]
   parametersHash: string | null
-  /** All-reduce runs: the parameters are of a time apart, and not merged with the swarm's yet. */
-  rejoins: boolean
+  /**
+   * All-reduce runs: the parameters are of a time apart and not merged with the swarm's yet. What was done in it, as a
+   * share of what the others have done.
+   */
+  apart: number | null
   /** Of sessions before this one. */
   bytesSentBefore: number
   bytesReceivedBefore: number
@@ -102,7 +105,7 @@ export function initialProgress(): Progress {
     rounds: { averaged: 0, solo: 0, stale: 0 },
     checkpoints: [],
     parametersHash: null,
-    rejoins: false,
+    apart: null,
     bytesSentBefore: 0,
     bytesReceivedBefore: 0,
     error: null,

@@ -5,20 +5,25 @@ import { hexToBytes } from '@noble/hashes/utils.js'
 import { readFile } from 'node:fs/promises'
 import { createEngine } from '../../node/engine/engine.ts'
 import { systemClock } from '../../src/clock.ts'
+import { silentLogger, type Logger } from '../../src/log.ts'
 import { createMetrics } from '../../src/metrics.ts'
-import { createNetwork } from '../../src/net/host.ts'
+import { createNetwork, type NetworkOptions } from '../../src/net/host.ts'
 import { createIdentity } from '../../src/net/identity.ts'
+import type { Network } from '../../src/net/network.ts'
 import { createNode, type NodeOptions, type ShoalNode } from '../../src/node.ts'
 import { hashOf, seededRandom } from '../../src/random.ts'
 import { runSpecSchema, type RunSpec, type RunSpecInput } from '../../src/run/manifest.ts'
 import type { Engine } from '../../src/run/trainer.ts'
 import type { RunView } from '../../src/run/view.ts'
 import { createMemoryBlobStore, createMemoryRecordStore } from '../../src/store/memory.ts'
+import type { Links } from './links.ts'
 
 export interface Swarm {
   readonly nodes: ShoalNode[]
-  /** Starts one more node; `index` makes its identity, `stores` let it resume. */
-  add(index: number, stores?: Stores): Promise<ShoalNode>
+  /** Starts one more node; `index` makes its identity, `stores` let it resume, `engine` trains instead of the shared one. */
+  add(index: number, stores?: Stores, engine?: Engine): Promise<ShoalNode>
+  /** Joins the network with the identity of `index`, without being a node. */
+  connect(index: number): Promise<Network>
   /** Stops all nodes and the engine. */
   stop(): Promise<void>
 }
@@ -32,37 +37,51 @@ export function memoryStores(): Stores {
 /** Memory addresses are global to the process: each swarm has its own. */
 let swarms = 0
 
-export async function createSwarm(peers: number, seed: string): Promise<Swarm> {
+export interface SwarmOptions {
+  /** Faults of the network between the nodes. */
+  links?: Links
+  /** Of the node with this index. */
+  logger?: (index: number) => Logger
+}
+
+export async function createSwarm(
+  peers: number,
+  seed: string,
+  { links, logger = () => silentLogger }: SwarmOptions = {},
+): Promise<Swarm> {
   const prefix = `swarm-${process.pid}-${swarms++}`
   const engine = await createEngine({ backend: 'native', threads: 1 })
   // All nodes train in one worker; a node that stops must not take it along.
   const shared: Engine = { ...engine, backend: engine.backend, close: async () => {} }
   const nodes: ShoalNode[] = []
+  const networks: Network[] = []
+  /** The address of the first node stays when that is gone, and holds again when it is back. */
+  let bootstrap: string[] = []
 
-  const add = async (index: number, stores = memoryStores()): Promise<ShoalNode> => {
+  const open = async (index: number, options: Partial<NetworkOptions>): Promise<Network> => {
     const identity = await createIdentity(hexToBytes(hashOf('swarm', seed, index)))
-    const random = seededRandom('swarm', seed, index, nodes.length)
-    const metrics = createMetrics()
-    const network = await createNetwork({
+    return createNetwork({
       identity,
-      transports: [memory()],
+      transports: [links?.transport(identity.peerId) ?? memory()],
       connectionEncrypters: [plaintext()],
       listen: [`/memory/${prefix}-${index}`],
-      bootstrap: nodes.length === 0 ? [] : (nodes[0]?.status().addresses.slice(0, 1) ?? []),
-      records: stores.records,
+      bootstrap,
       clock: systemClock,
-      random,
-      metrics,
+      ...options,
     })
-    const node = await createNode({
-      network,
-      ...stores,
-      engine: shared,
-      metrics,
-      random,
-      freshSeed: () => seed,
-    })
+  }
+  const add = async (
+    index: number,
+    stores = memoryStores(),
+    trainedBy: Engine = shared,
+  ): Promise<ShoalNode> => {
+    const random = seededRandom('swarm', seed, index, nodes.length)
+    const metrics = createMetrics()
+    const network = await open(index, { records: stores.records, random, metrics })
+    const options = { ...stores, engine: trainedBy, metrics, random, logger: logger(index) }
+    const node = await createNode({ network, ...options, freshSeed: () => seed })
     nodes.push(node)
+    if (bootstrap.length === 0) bootstrap = node.status().addresses.slice(0, 1)
     return node
   }
 
@@ -70,8 +89,13 @@ export async function createSwarm(peers: number, seed: string): Promise<Swarm> {
   return {
     nodes,
     add,
+    async connect(index) {
+      const network = await open(index, {})
+      networks.push(network)
+      return network
+    },
     async stop() {
-      await Promise.all(nodes.map((node) => node.stop()))
+      await Promise.all([...nodes, ...networks].map((each) => each.stop()))
       await engine.close()
     },
   }

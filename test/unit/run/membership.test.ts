@@ -1,0 +1,143 @@
+import { describe, expect, test } from 'vitest'
+import { createMembership, type Membership } from '../../../src/run/membership.ts'
+import type { PeerRecord } from '../../../src/state/record.ts'
+import type { SharedState } from '../../../src/state/shared-state.ts'
+
+const SELF = 'self'
+const STALENESS = 1
+
+const RECORD: PeerRecord = {
+  status: 'training',
+  outerStep: 0,
+  tokens: 0,
+  loss: null,
+  validationLoss: null,
+  tokensPerSecond: 100,
+  checkpoint: null,
+  checkpointStep: null,
+  parametersHash: null,
+  consensusDistance: null,
+  partners: [],
+  outcome: null,
+  bytesSent: 0,
+  bytesReceived: 0,
+}
+
+type Others = Record<string, Partial<PeerRecord>>
+
+/** What others have published; `set` changes it. */
+function membershipOf(others: Others): { membership: Membership; set: (next: Others) => void } {
+  let records = others
+  const state: Pick<SharedState, 'members'> = {
+    members: () =>
+      Object.entries({ ...records, [SELF]: {} })
+        .map(([peer, record]) => ({ peer, record: { ...RECORD, ...record }, ageMs: 0 }))
+        .sort((a, b) => (a.peer < b.peer ? -1 : 1)),
+  }
+  return {
+    membership: createMembership(SELF, state, STALENESS),
+    set: (next) => void (records = next),
+  }
+}
+
+const at = (outerStep: number, tokens = 0): Partial<PeerRecord> => ({ outerStep, tokens })
+const peers = (members: readonly { peer: string }[]): string =>
+  members.map(({ peer }) => peer).join('')
+
+describe('those to average with', () => {
+  test('train, and are near; of the others some will come', () => {
+    const { membership } = membershipOf({
+      a: at(10),
+      b: at(18),
+      c: at(1),
+      d: at(19),
+      e: { ...at(10), status: 'leaving' },
+      f: { ...at(10), status: 'joining' },
+      g: { ...at(10), status: 'silent' },
+      h: { ...at(10), status: 'waiting' },
+    })
+    expect(peers(membership.trainers(10))).toBe('abgh')
+    expect(peers(membership.trainers(10, 9))).toBe('abcdgh')
+    expect(membership.others()).toHaveLength(8)
+  })
+
+  test('are not those who did not answer, until their record moves', () => {
+    const { membership, set } = membershipOf({ a: at(4), b: at(4) })
+    membership.doubt('a')
+    membership.doubt('nobody')
+    expect(peers(membership.trainers(4))).toBe('b')
+    set({ a: at(4, 100), b: at(4) })
+    expect(peers(membership.trainers(4))).toBe('b')
+    set({ a: at(5), b: at(4) })
+    expect(peers(membership.trainers(4))).toBe('ab')
+  })
+
+  test('in a merge are also those doubted ones who wait for it', () => {
+    const { membership, set } = membershipOf({ a: at(4), b: at(4) })
+    membership.doubt('a')
+    membership.doubt('b')
+    expect(membership.mergers()).toEqual([])
+    set({ a: { ...at(4), status: 'merging' }, b: at(4) })
+    expect(membership.mergers()).toEqual(['a'])
+  })
+})
+
+describe('where the swarm is', () => {
+  test('is told by its median, and alone one is neither ahead nor behind', () => {
+    expect(membershipOf({}).membership.lag(7)).toBe(0)
+    const { membership } = membershipOf({ a: at(3), b: at(9), c: at(5) })
+    expect(membership.lag(5)).toBe(0)
+    expect(membership.lag(2)).toBe(3)
+    expect(membership.lag(9)).toBe(-4)
+  })
+
+  test('is out of touch once its front is further ahead than partners may be', () => {
+    const { membership } = membershipOf({ a: at(12), b: at(3), c: at(3), d: at(3) })
+    expect(membership.front(10)).toEqual([])
+    expect(peers(membership.front(9))).toBe('a')
+  })
+
+  test('is not told by one that runs ahead of many', () => {
+    const others = Object.fromEntries('bcdefgh'.split('').map((peer) => [peer, at(10)]))
+    const { membership, set } = membershipOf({ ...others, a: at(90) })
+    expect(membership.front(10)).toEqual([])
+    set({ ...others, a: at(90), b: at(50), c: at(50) })
+    expect(peers(membership.front(10))).toBe('abc')
+  })
+})
+
+describe('work since two were in step', () => {
+  test('counts from there, on both sides', () => {
+    const { membership, set } = membershipOf({ a: at(10, 1000), b: at(10, 2000) })
+    membership.noteInStep(10, 500)
+    // Still in step by the clock, so it counts from here.
+    set({ a: at(11, 1100), b: at(11, 2100) })
+    membership.noteInStep(11, 600)
+    set({ a: at(20, 2000), b: at(20, 3000) })
+    const ahead = membership.front(15)
+    expect(peers(ahead)).toBe('ab')
+    // 450 against 900; they are two of three.
+    const { tokens, share } = membership.workSince(ahead, 1050)
+    expect(tokens).toBe(450)
+    expect(share).toBeCloseTo(450 / ((2 / 3) * 900 + (1 / 3) * 450), 9)
+  })
+
+  test('is all or nothing for who trained as much, or did not train', () => {
+    const { membership, set } = membershipOf({ a: at(10), b: at(10) })
+    membership.noteInStep(10, 0)
+    set({ a: at(20, 1000), b: at(20, 1000) })
+    const ahead = membership.front(10)
+    expect(membership.workSince(ahead, 0)).toEqual({ tokens: 0, share: 0 })
+    expect(membership.workSince(ahead, 1000).share).toBe(1)
+    expect(membership.workSince(ahead, 5000).share).toBe(1)
+  })
+
+  test('is nothing against those never met, and only those in the same state count as met', () => {
+    const { membership, set } = membershipOf({ a: at(10), b: at(10) })
+    membership.noteInStep(10, 0, ['b'])
+    set({ a: at(20, 1000) })
+    expect(membership.workSince(membership.front(10), 1000)).toEqual({ tokens: 0, share: 0 })
+    set({ b: at(20, 1000) })
+    expect(membership.workSince(membership.front(10), 1000)).toEqual({ tokens: 1000, share: 1 })
+  })
+})

@@ -16,11 +16,22 @@ export {
   type Identity,
 } from './net/identity.ts'
 export type { Link, Network, PeerRpc } from './net/network.ts'
+export type { ServiceHandler, ServiceReply, Services } from './net/services.ts'
+export type { OpenBlob, SharedBlob, SharedBlobs } from './net/shared-blobs.ts'
 export { createNode, type NodeOptions, type NodeStatus, type ShoalNode } from './node.ts'
 export { seededRandom, type Random } from './random.ts'
+export type { Average, AverageInput, AveragingGroups } from './run/averaging-groups.ts'
 export { runSpecSchema, type Manifest, type RunSpec, type RunSpecInput } from './run/manifest.ts'
+export type {
+  LocalProgress,
+  LocalStep,
+  OuterParameters,
+  OuterStepResult,
+  TrainingScript,
+} from './run/outside-trainer.ts'
 export { formatRunLink, parseRunLink, type RunLink } from './run/run-id.ts'
-export type { Engine, Trainer, TrainerSpec } from './run/trainer.ts'
+export type { ModelFiles } from './run/starting-point.ts'
+export type { Engine, Trainer, TrainerKind, TrainerSpec } from './run/trainer.ts'
 export type { CheckpointView, RunEvent, RunListing, RunView } from './run/view.ts'
 export type { BlobStore } from './store/blob-store.ts'
 export { createMemoryBlobStore, createMemoryRecordStore } from './store/memory.ts'

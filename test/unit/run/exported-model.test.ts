@@ -9,7 +9,7 @@ import {
   type Manifest,
   type ModelSpec,
 } from '../../../src/run/manifest.ts'
-import { readSafetensors } from '../../../src/tensor/safetensors.ts'
+import { readSafetensors, readTensors } from '../../../src/tensor/safetensors.ts'
 
 const spec = runSpecSchema.parse({
   data: 'x',
@@ -77,6 +77,27 @@ describe('exported folder', () => {
       gptSchema(model),
     )
     expect(parameters).toEqual(initialParameters(manifest.model, 'seed'))
+  })
+
+  test('of a model that only its trainers know has its tensors and no tokenizer', async () => {
+    const external: Manifest = {
+      ...manifest,
+      model: { kind: 'external', tensors: [{ name: 'w', shape: [2, 2] }] },
+      data: null,
+    }
+    const files = new Map<string, Uint8Array>()
+    for (const { name, content } of exportModel(external, Float32Array.of(1, 2, 3, 4), from)) {
+      const pieces: number[] = []
+      for await (const piece of content) pieces.push(...piece)
+      files.set(name, Uint8Array.from(pieces))
+    }
+    expect([...files.keys()].sort()).toEqual(['README.md', 'config.json', 'model.safetensors'])
+    const { schema, parameters } = await readTensors([
+      files.get('model.safetensors') ?? new Uint8Array(),
+    ])
+    expect(schema.entries).toMatchObject([{ name: 'w', shape: [2, 2] }])
+    expect([...parameters]).toEqual([1, 2, 3, 4])
+    expect(() => importModel(text(files.get('config.json')), undefined)).toThrow('config.json')
   })
 
   test('byte level needs no tokenizer file', async () => {

@@ -369,6 +369,34 @@ describe('the routes', () => {
     for (const reader of readers) reader.abort()
   })
 
+  test('tell every one of 200 readers the same events', async () => {
+    const data = join(folder, 'text-for-readers.txt')
+    writeFileSync(data, await realText())
+    const stop = new AbortController()
+    const { signal } = stop
+    const answers = await Promise.all(
+      Array.from({ length: 200 }, () =>
+        fetch(`${server.url}/v1/events`, { headers: bearer, signal }),
+      ),
+    )
+    const read = async ({ body }: Response): Promise<string[]> => {
+      let text = ''
+      for await (const piece of body?.pipeThrough(new TextDecoderStream()) ?? []) {
+        text += piece
+        if (text.includes('"status":"finished"')) break
+      }
+      return text.split('\n').filter((line) => line.startsWith('data: '))
+    }
+    const readers = answers.map(read)
+    const spec = tinySpec({ data, name: 'read', outerSteps: 2, limits: { startTimeoutMs: 0 } })
+    const { id } = await client.call(ROUTES.createRun, { spec })
+    const [first, ...others] = await Promise.all(readers)
+    stop.abort()
+    expect(first?.filter((event) => event.includes('"outer_step"'))).toHaveLength(2)
+    for (const seen of others) expect(seen).toEqual(first)
+    await client.call(ROUTES.leaveRun, { run: id })
+  })
+
   test('tell a stop from the daemon', async () => {
     expect(await client.call(ROUTES.shutdown, {})).toEqual({ stopping: true })
     expect(shutdowns).toBe(1)

@@ -62,6 +62,10 @@ describe('usage faults are one line with exit code 2', () => {
     [['run', 'create'], "missing required argument 'spec'"],
     [['run', 'leave', 'a', 'b'], 'too many arguments'],
     [['sample', 'x', '--prompt', 'a', '--tokens', 'many'], '--tokens must be a whole number'],
+    [
+      ['run', 'join', 'x', '--trainer', 'pytorch'],
+      "--trainer is embedded or outside, not 'pytorch'",
+    ],
   ])('%j', async (argv, message) => {
     const { code, stdout, stderr } = await shoal(...argv)
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' })

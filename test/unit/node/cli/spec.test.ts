@@ -32,6 +32,17 @@ describe('a run spec', () => {
     expect(spec.data).toBe(join(cwd, 'own.txt'))
   })
 
+  test('names what it starts from relative to itself, or by its CID', async () => {
+    const cid = 'bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq'
+    const external = '[model]\nkind = "external"\n'
+    const file = await readSpec(write('d.toml', `from = "a.safetensors"\n${external}`), { cwd })
+    expect(file).toMatchObject({ from: join(cwd, 'a.safetensors'), model: { kind: 'external' } })
+    const blob = await readSpec(write('e.toml', `from = "${cid}"\n${external}`), { cwd })
+    expect(blob.from).toBe(cid)
+    const folder = await readSpec(write('f.toml', 'data = "x"\nfrom = "model"\n'), { cwd })
+    expect(folder).toMatchObject({ data: join(cwd, 'x'), from: join(cwd, 'model') })
+  })
+
   test.each([
     ['syntax.toml', 'name = \n', 'syntax.toml line 1: not valid TOML (invalid value)'],
     ['syntax.json', '{"data": }', 'syntax.json: not valid JSON'],

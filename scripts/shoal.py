@@ -266,14 +266,23 @@ class Node:
         return Run(self, self.request("POST", "/v1/runs/join", body)["id"])
 
     def create(self, spec, parameters=None, trainer="outside"):
-        """Creates a run. `parameters`: what a model that only this script knows starts from."""
+        """Creates a run. `parameters`: what a model that only this script knows starts from.
+
+        Only these tensors are averaged: those of adapters alone make a run that leaves the base model to each peer.
+        """
         spec = dict(spec)
-        if parameters is not None:
-            spec["model"] = {"kind": "external"}
-            spec["from"] = self.put_tensors(parameters)
         if "data" in spec:
             spec["data"] = os.path.abspath(spec["data"])
-        return Run(self, self.request("POST", "/v1/runs", {"spec": spec, "trainer": trainer})["id"])
+        uploaded = None
+        if parameters is not None:
+            uploaded = self.put_tensors(parameters)
+            spec.update({"model": {"kind": "external"}, "from": uploaded})
+        try:
+            body = {"spec": spec, "trainer": trainer}
+            return Run(self, self.request("POST", "/v1/runs", body)["id"])
+        finally:
+            if uploaded is not None:
+                self.forget(uploaded)  # the run has its own copy
 
     # blobs ---------------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ export const LIMITS = {
   rpcStreamsPerPeer: 4,
   /** Characters of an RPC method name. */
   rpcMethodLength: 64,
+  /** Calls that this node takes through one relay at once: a swarm of some dozen members, twice while they reconnect. */
+  circuitsPerRelay: 128,
   /** Holes being punched at once for others who asked: each has a few sockets open, or 256 for a symmetric NAT. */
   punches: 4,
   /** Peers in one averaging group: the final merge of small swarms is all-to-all. */

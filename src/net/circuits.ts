@@ -1,8 +1,8 @@
 /**
  * Connections through relays (circuit relay v2), and the reservations by which others reach this node through one.
  *
- * libp2p's own client never renews a reservation that was lost, bans a relay after one failed attempt, and takes calls
- * through relays that it never asked; this one leaves all that to `relays.ts`, and is the same on the wire.
+ * libp2p's own client never renews a reservation that was lost, bans a relay after one failed attempt, and begins to
+ * announce every relay that it is called through; this one leaves all that to `relays.ts`, and is the same on the wire.
  */
 import type { Connection, ConnectionLimits, PeerId, Stream, Transport } from '@libp2p/interface'
 import { transportSymbol } from '@libp2p/interface'
@@ -169,17 +169,15 @@ export function createCircuits(
     withdraw(reservation)
   }
 
-  /** A relay asks whether this node takes a call. */
+  /**
+   * A relay asks whether this node takes a call. It does so without a reservation too: the relay of a peer that can dial
+   * web ports only calls nodes that others just dial. The caller is authenticated as on any connection.
+   */
   async function answer(stream: Stream, connection: Connection): Promise<void> {
     const signal = clock.deadline(DEADLINES.relayMs, 'a relayed call', stopping.signal)
     const messages = lpStream(stream, { maxDataLength: RELAY_MESSAGE_BYTES })
     const { peer, limit } = decodeStopConnect((await messages.read({ signal })).subarray())
     const caller = peerIdFromMultihash(Digest.decode(peer))
-    if (!held.has(connection.remotePeer.toString())) {
-      await messages.write(encodeStopStatus(RELAY_STATUS.permissionDenied), { signal })
-      await stream.close({ signal })
-      return
-    }
     await messages.write(encodeStopStatus(RELAY_STATUS.ok), { signal })
     const wire = new CircuitConnection({
       stream: messages.unwrap(),
@@ -227,7 +225,7 @@ export function createCircuits(
             stream.abort(new Error(messageOf(thrown)))
           })
         },
-        { maxInboundStreams: LIMITS.connections },
+        { maxInboundStreams: LIMITS.circuitsPerRelay },
       )
     },
     async stop() {

@@ -2,7 +2,7 @@
  * How this node comes to be in touch with others, and stays so: whether it can be dialled, what NAT it is behind, relays
  * that lead to it, direct paths instead of relayed ones, and what it serves to others itself.
  */
-import type { Connection, IdentifyResult } from '@libp2p/interface'
+import type { Connection, IdentifyResult, PeerId } from '@libp2p/interface'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import { messageOf } from '../errors.ts'
 import { hostOf, isGlobal, isUnaided } from './addresses.ts'
@@ -14,6 +14,7 @@ import { createNatWatch } from './nat.ts'
 import type { NatProbe, NatReport, NatWatch } from './nat.ts'
 import type { Discovery, NetworkReachability } from './network.ts'
 import { createPathWatch } from './path-watch.ts'
+import { dialDirectly } from './peer-dial.ts'
 import type { PeerWatch } from './peer-watch.ts'
 import { pingConnection } from './ping.ts'
 import type { Puncher } from './punch.ts'
@@ -76,6 +77,7 @@ export async function createConnectivity(
   const outsideHosts = (): string[] => reachability.seenAt()
   paths = createDirectPaths({
     ...base,
+    self: libp2p.peerId.toString(),
     libp2p,
     rpc,
     nat,
@@ -150,7 +152,12 @@ async function serveAsRelay(
     const reachable = direct.filter((address) => hostOf(address) === undefined || isGlobal(address))
     return reachable.length > 0 ? reachable : direct
   }
-  const server = await createRelayServer({ ...base, libp2p, limits, addresses })
+  // Strangers have their relay dial: nothing of its own network.
+  const isOutside = (address: Multiaddr): boolean =>
+    isGlobal(address) || !addresses().some((own) => isGlobal(own))
+  const reach = (peer: PeerId, signal: AbortSignal): Promise<Connection> =>
+    dialDirectly(libp2p, peer, isOutside, signal)
+  const server = await createRelayServer({ ...base, libp2p, limits, addresses, reach })
   discovery.provide(await relayCid())
   return server
 }

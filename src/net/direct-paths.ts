@@ -48,6 +48,7 @@ const PATIENCE_MS = 15_000
 const DIAL_MS = 5_000
 
 export interface DirectPathsOptions {
+  self: string
   /** Serves the other side of reversed dials and punches; returns the function that ends it. */
   answer: (context: PathContext) => () => void
   libp2p: Pick<
@@ -154,16 +155,19 @@ export function createDirectPaths(options: DirectPathsOptions): DirectPaths {
   }
 }
 
-/** There are only relayed connections to the peer, and this side made one, or the other side does nothing about it. */
-function isOwnTask(peer: string, { libp2p, openedAt, clock }: DirectPathsOptions): boolean {
+/**
+ * There are only relayed connections to the peer, and this side made one (of two sides that did, the one with the smaller
+ * id), or the other side does nothing about it.
+ */
+function isOwnTask(peer: string, { libp2p, self, openedAt, clock }: DirectPathsOptions): boolean {
   const open = libp2p
     .getConnections(peerIdFromString(peer))
     .filter(({ status }) => status === 'open')
   if (open.length === 0 || open.some(({ remoteAddr }) => !isRelayed(remoteAddr))) return false
-  return open.some(
-    (connection) =>
-      connection.direction === 'outbound' || clock.now() - openedAt(connection) > PATIENCE_MS,
-  )
+  const isCaller = open.some(({ direction }) => direction === 'outbound')
+  const isCalled = open.some(({ direction }) => direction === 'inbound')
+  if (isCaller && (!isCalled || self < peer)) return true
+  return open.every((connection) => clock.now() - openedAt(connection) > PATIENCE_MS)
 }
 
 export function hasDirect(peer: string, { libp2p }: Pick<DirectPathsOptions, 'libp2p'>): boolean {

@@ -30,9 +30,11 @@ import type { Metrics } from '../metrics.ts'
 import { circuitTransport, createCircuits } from './circuits.ts'
 import type { Circuits } from './circuits.ts'
 import { createBoundedDatastore } from './bounded-datastore.ts'
+import { pingDhtServers } from './dht-ping.ts'
 import type { Identity } from './identity.ts'
 import { createLibp2pLogger } from './libp2p-logger.ts'
 import { byPromise } from './peer-dial.ts'
+import { PINGS_AT_ONCE } from './ping.ts'
 import { createWireMetrics } from './wire-metrics.ts'
 
 type Factories<K extends 'transports' | 'connectionEncrypters' | 'peerDiscovery'> = NonNullable<
@@ -135,7 +137,13 @@ export async function createLibp2pNode(options: Libp2pNodeOptions): Promise<Libp
       identify: identify(),
       // Tells neighbours at once that this node has become a DHT server (default 1 s).
       identifyPush: identifyPush({ debounce: 200 }),
-      ping: ping(),
+      ping: (components) =>
+        pingDhtServers(
+          ping({ maxInboundStreams: PINGS_AT_ONCE, maxOutboundStreams: PINGS_AT_ONCE })(components),
+          options.dhtProtocol,
+          components.peerStore,
+          clock,
+        ),
       dht: kadDHT(dhtOptions(options.dhtProtocol)),
       addresses: ({ addressManager }) => ({
         all: () =>

@@ -7,7 +7,15 @@ import type { Clock } from '../clock.ts'
 import { messageOf, ShoalError } from '../errors.ts'
 import { DEADLINES, LIMITS } from '../limits.ts'
 import type { Logger } from '../log.ts'
-import { hostOf, isDirect, isGlobal, isRelayed, parseAddress } from './addresses.ts'
+import {
+  hostOf,
+  isDirect,
+  isGlobal,
+  isRelayed,
+  parseAddress,
+  peerOf,
+  relayOf,
+} from './addresses.ts'
 import type { Libp2pNode } from './libp2p-node.ts'
 import { neighbouringRelays } from './relays.ts'
 
@@ -24,7 +32,7 @@ export interface PeerDialOptions {
 
 /**
  * The oldest direct connection first (a dial-back adds one for a moment), then any. Dials when there is none: where the
- * peer was known to be, then behind the relays around, then where the DHT says that it is now.
+ * peer was known to be, then where the DHT says that it is now, and behind the relays around.
  */
 export async function connectionTo(
   peer: string,
@@ -35,21 +43,74 @@ export async function connectionTo(
   const open = libp2p.getConnections(id).filter(({ status }) => status === 'open')
   const [existing] = [...open.filter(({ remoteAddr }) => isDirect(remoteAddr)), ...open]
   if (existing !== undefined) return existing
-  const known = await knownAddresses(libp2p, id)
-  const candidates = [...known, ...(await sharedRelays(libp2p, id))]
+  const known = await shortened(libp2p, await knownAddresses(libp2p, id))
   try {
-    if (candidates.length > 0) return await libp2p.dial(candidates, { signal })
+    if (known.length > 0) return await libp2p.dial(known, { signal })
   } catch (thrown) {
     if (signal.aborted) throw thrown
   }
   await untilServer(signal)
-  const { multiaddrs } = await libp2p.peerRouting.findPeer(id, { signal })
-  const tried = new Set(candidates.map(String))
-  const fresh = multiaddrs
-    .map((address) => withPeer(address, id))
-    .filter((address) => !tried.has(address.toString()))
-  if (fresh.length === 0) throw new ShoalError('peer_unreachable', 'no address of it answers')
-  return await libp2p.dial(fresh.slice(0, LIMITS.peerAddresses), { signal })
+  const found = await shortened(libp2p, await foundAddresses(libp2p, id, signal))
+  const tried = new Set(known.map(String))
+  const others = new Map(
+    [...found, ...(await sharedRelays(libp2p, id))]
+      .filter((address) => !tried.has(address.toString()))
+      .map((address) => [address.toString(), address]),
+  )
+  if (others.size === 0) throw new ShoalError('peer_unreachable', 'no address of it answers')
+  return await libp2p.dial([...others.values()].slice(0, LIMITS.peerAddresses), { signal })
+}
+
+/** What the DHT says; nothing when it does not know the peer. */
+async function foundAddresses(
+  { peerRouting }: Pick<Libp2pNode, 'peerRouting'>,
+  id: PeerId,
+  signal: AbortSignal,
+): Promise<Multiaddr[]> {
+  try {
+    // What is known here has been tried; the failure alone has left an entry.
+    const { multiaddrs } = await peerRouting.findPeer(id, { signal, useCache: false })
+    return multiaddrs.map((address) => withPeer(address, id))
+  } catch (thrown) {
+    if (signal.aborted) throw thrown
+    return []
+  }
+}
+
+/** A relay has many addresses; one that is connected is needed once, by its id. */
+async function shortened(
+  libp2p: Pick<Libp2pNode, 'getConnections' | 'peerStore'>,
+  addresses: readonly Multiaddr[],
+): Promise<Multiaddr[]> {
+  const relays = new Set(await neighbouringRelays({ libp2p }))
+  const short = addresses.map((address) => {
+    const relay = relayOf(address)
+    const peer = peerOf(address)
+    return relay !== undefined && peer !== undefined && relays.has(relay)
+      ? throughRelay(relay, peer)
+      : address
+  })
+  return [...new Map(short.map((address) => [address.toString(), address])).values()]
+}
+
+function throughRelay(relay: string, peer: string): Multiaddr {
+  return multiaddr(`/p2p/${relay}/p2p-circuit/p2p/${peer}`)
+}
+
+/** As `connectionTo`, without relays, to addresses that are `allowed`. */
+export async function dialDirectly(
+  libp2p: PeerDialOptions['libp2p'],
+  peer: PeerId,
+  allowed: (address: Multiaddr) => boolean,
+  signal: AbortSignal,
+): Promise<Connection> {
+  const isFine = (address: Multiaddr): boolean => isDirect(address) && allowed(address)
+  let addresses = (await knownAddresses(libp2p, peer)).filter(isFine)
+  if (addresses.length === 0) {
+    addresses = (await foundAddresses(libp2p, peer, signal)).filter(isFine)
+  }
+  if (addresses.length === 0) throw new ShoalError('peer_unreachable', 'it cannot be dialled')
+  return await libp2p.dial(addresses.slice(0, LIMITS.peerAddresses), { signal })
 }
 
 export async function knownAddresses(
@@ -79,7 +140,7 @@ export async function sharedRelays(
   return relays
     .filter((relay) => relay !== peer.toString())
     .slice(0, RELAYS_TRIED)
-    .map((relay) => multiaddr(`/p2p/${relay}/p2p-circuit/p2p/${peer.toString()}`))
+    .map((relay) => throughRelay(relay, peer.toString()))
 }
 
 /**

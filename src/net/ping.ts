@@ -6,6 +6,8 @@ import { messageOf } from '../errors.ts'
 
 const PROTOCOL = '/ipfs/ping/1.0.0'
 const BYTES = 32
+/** At once on one connection: several parts of a node may wonder whether a peer is there. Default 1. */
+export const PINGS_AT_ONCE = 8
 
 /** The round-trip time in milliseconds. Rejects when the answer does not come before the signal. */
 export async function pingConnection(
@@ -13,7 +15,11 @@ export async function pingConnection(
   clock: Clock,
   signal: AbortSignal,
 ): Promise<number> {
-  const stream = await connection.newStream(PROTOCOL, { signal, runOnLimitedConnection: true })
+  const stream = await connection.newStream(PROTOCOL, {
+    signal,
+    runOnLimitedConnection: true,
+    maxOutboundStreams: PINGS_AT_ONCE,
+  })
   try {
     const bytes = byteStream(stream)
     const sent = crypto.getRandomValues(new Uint8Array(BYTES))

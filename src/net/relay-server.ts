@@ -2,7 +2,8 @@
  * Serves as a relay (circuit relay v2) for peers that cannot be dialled.
  *
  * A peer reserves a place over a connection that it keeps open; others then reach it through this node, and the two of
- * them encrypt end to end. Guarantees: stated limits on places, circuits, bytes and time, told to both ends; one rate
+ * them encrypt end to end. Peers that need no place are reached as well: by dialling them, for callers who cannot (a
+ * network that lets nothing out but the web). Guarantees: stated limits on places, circuits, bytes and time, told to both ends; one rate
  * shared fairly by the peers that send; a circuit that is cut is a fault at both ends (`circuit.ts`).
  */
 import type { Connection, Libp2p, PeerId, Stream } from '@libp2p/interface'
@@ -65,6 +66,8 @@ export interface RelayServerOptions {
   limits: RelayLimits
   /** The addresses under which the peers shall tell others to come. */
   addresses: () => Multiaddr[]
+  /** A direct connection to a peer that others can dial: not everybody who calls can. */
+  reach: (peer: PeerId, signal: AbortSignal) => Promise<Connection>
   clock: Clock
   logger: Logger
   metrics: Metrics
@@ -88,7 +91,7 @@ interface Circuit {
 
 // oxlint-disable-next-line max-lines-per-function -- closures over one state; to be split
 export async function createRelayServer(options: RelayServerOptions): Promise<RelayServer> {
-  const { libp2p, limits, clock, logger, metrics } = options
+  const { libp2p, limits, reach, clock, logger, metrics } = options
   const reservations = new Map<string, Reservation>()
   const circuits = new Set<Circuit>()
   const stopping = new AbortController()
@@ -141,10 +144,9 @@ export async function createRelayServer(options: RelayServerOptions): Promise<Re
     const connection = libp2p
       .getConnections(to)
       .find(({ status, remoteAddr }) => status === 'open' && !isRelayed(remoteAddr))
-    if (connection === undefined || !reservations.has(to.toString())) {
-      return RELAY_STATUS.noReservation
-    }
-    const stream = await connection.newStream(STOP_PROTOCOL, {
+    const reached = connection ?? (await reach(to, signal).catch(() => undefined))
+    if (reached === undefined) return RELAY_STATUS.noReservation
+    const stream = await reached.newStream(STOP_PROTOCOL, {
       signal,
       maxOutboundStreams: limits.circuits,
     })

@@ -33,6 +33,9 @@ const SEARCH_MAX_MS = 300_000
 /** A relay that is asked this often whether it is there keeps the NAT's way to it open, and is missed soon. */
 const PING_MS = 10_000
 const PING_DEADLINE_MS = 5_000
+/** Questions in a row that a relay may leave unanswered: fewer while another one answers. */
+const SILENCES = 4
+const SILENCES_BESIDE_OTHERS = 2
 
 /** What all relays are announced under. */
 export function relayCid(): Promise<CID> {
@@ -67,6 +70,7 @@ export function createRelays(options: RelaysOptions): Relays {
   const { circuits, clock, logger } = options
   const stopping = new AbortController()
   const rests = new Map<string, Rest>()
+  const silences = new WeakMap<Connection, number>()
   let reported: readonly string[] = []
 
   async function run(): Promise<void> {
@@ -86,7 +90,7 @@ export function createRelays(options: RelaysOptions): Relays {
       if (patientUntil === undefined || now < patientUntil) continue
       if (now >= pingAt) {
         pingAt = now + PING_MS
-        await pingAll(options, stopping.signal)
+        await pingAll(options, silences, stopping.signal)
       }
       await reserveMissing(options, rests, stopping.signal)
       if (heldBy(options).length >= WANTED) {
@@ -190,19 +194,32 @@ async function findMore(
   }
 }
 
-/** A connection to a relay that does not answer leads nowhere: it is given up, and with it the reservation. */
-async function pingAll(options: RelaysOptions, stopping: AbortSignal): Promise<void> {
+/**
+ * A connection to a relay that does not answer leads nowhere: it is given up, and with it the reservation. Not at once: a
+ * busy machine is late, the relay's or this one.
+ */
+async function pingAll(
+  options: RelaysOptions,
+  silences: WeakMap<Connection, number>,
+  stopping: AbortSignal,
+): Promise<void> {
   const { libp2p, ping, clock, logger } = options
-  const pings = heldBy(options).map(async (relay) => {
-    for (const connection of libp2p.getConnections(peerIdFromString(relay))) {
-      try {
-        await ping(connection, clock.deadline(PING_DEADLINE_MS, 'asking a relay', stopping))
-      } catch (thrown) {
-        if (stopping.aborted) return
-        logger.info('relay_silent', { relay })
-        connection.abort(new Error(messageOf(thrown)))
-      }
-    }
-  })
-  await Promise.all(pings)
+  const connections = heldBy(options).flatMap((relay) =>
+    libp2p.getConnections(peerIdFromString(relay)),
+  )
+  const answers = await Promise.allSettled(
+    connections.map((connection) =>
+      ping(connection, clock.deadline(PING_DEADLINE_MS, 'asking a relay', stopping)),
+    ),
+  )
+  stopping.throwIfAborted()
+  const isOneThere = answers.some(({ status }) => status === 'fulfilled')
+  for (const [index, connection] of connections.entries()) {
+    const isSilent = answers[index]?.status === 'rejected'
+    const silent = isSilent ? (silences.get(connection) ?? 0) + 1 : 0
+    silences.set(connection, silent)
+    if (silent < (isOneThere ? SILENCES_BESIDE_OTHERS : SILENCES)) continue
+    logger.info('relay_silent', { relay: connection.remotePeer.toString() })
+    connection.abort(new Error('the relay does not answer'))
+  }
 }

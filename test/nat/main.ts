@@ -1,0 +1,74 @@
+/** `npm run test:nat`: the matrix, printed. `--subset SEED`: some pairs only. `--delay MS`, `--json`, `--logs FOLDER`. */
+import { parseArgs } from 'node:util'
+import { mkdirSync } from 'node:fs'
+import { NAT_TYPES, whyNoLab } from './lab.ts'
+import { allPairs, runMatrix } from './matrix.ts'
+import type { Pair, PairResult } from './matrix.ts'
+import { subsetOf } from './subset.ts'
+
+const { values } = parseArgs({
+  options: {
+    subset: { type: 'string' },
+    pairs: { type: 'string' },
+    delay: { type: 'string', default: '0' },
+    logs: { type: 'string' },
+    json: { type: 'boolean', default: false },
+  },
+})
+
+function chosenPairs(): Pair[] {
+  if (values.subset !== undefined) return subsetOf(values.subset)
+  if (values.pairs === undefined) return allPairs()
+  const names = values.pairs.split(',')
+  return allPairs().filter(({ from, to }) => names.includes(`${from}:${to}`))
+}
+
+function line(result: PairResult): string {
+  const { from, to, hadMet, firstDataMs, directMs, transport, hasAveraged, fault } = result
+  const path =
+    directMs === null ? 'relayed' : `direct ${transport} after ${Math.round(directMs)} ms`
+  const first = firstDataMs === null ? 'no data' : `first data after ${Math.round(firstDataMs)} ms`
+  const round = hasAveraged ? 'round ok' : 'NO ROUND'
+  return `${`${from} > ${to}${hadMet ? ' (met)' : ''}`.padEnd(38)} ${first}, ${path}, ${round}${fault === null ? '' : `: ${fault}`}`
+}
+
+function matrix(results: readonly PairResult[]): string[] {
+  const cell = ({ fault, hadMet, hasAveraged, directMs, transport }: PairResult): string => {
+    if (fault !== null || !hasAveraged) return 'FAILED'
+    return directMs === null ? 'R' : `D ${transport} ${hadMet ? '*' : Math.round(directMs)}`
+  }
+  const header = ['', ...NAT_TYPES].map((name) => name.padEnd(15)).join('')
+  const rows = NAT_TYPES.map((from) => {
+    const cells = NAT_TYPES.map((to) => {
+      const result = results.find((candidate) => candidate.from === from && candidate.to === to)
+      return result === undefined ? '' : cell(result)
+    })
+    return [from, ...cells].map((text) => text.padEnd(15)).join('')
+  })
+  return [header, ...rows]
+}
+
+const why = whyNoLab()
+if (why !== undefined) {
+  console.error(`no NAT laboratory here: ${why}`)
+  process.exit(1)
+}
+if (values.logs !== undefined) mkdirSync(values.logs, { recursive: true })
+// Ends the hosts, and the laboratory with them.
+const stopping = new AbortController()
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort())
+const results = await runMatrix({
+  signal: stopping.signal,
+  pairs: chosenPairs(),
+  delayMs: Number(values.delay),
+  folder: values.logs,
+  onResult: (result) => console.error(line(result)),
+})
+const connected = results.filter(({ fault, hasAveraged }) => fault === null && hasAveraged).length
+const direct = results.filter(({ directMs }) => directMs !== null).length
+if (values.json) console.log(JSON.stringify({ results, connected, direct }))
+else {
+  for (const row of matrix(results)) console.log(row.trimEnd())
+  console.log(`${connected} of ${results.length} connected and averaged, ${direct} direct`)
+}
+process.exitCode = connected === results.length ? 0 : 1

@@ -22,6 +22,9 @@ const address = z.string().refine(isMultiaddr, {
 })
 const addresses = z.array(address).max(64)
 
+/** A slow uplink has 0.5 Mbit/s, of which something must be left. */
+const rate = z.number().min(0.1).max(100_000)
+
 const configSchema = z.strictObject({
   dataDir: z.string().min(1).optional(),
   listen: addresses.min(1).optional(),
@@ -38,6 +41,8 @@ const configSchema = z.strictObject({
       megabitsPerSecond: z.int().min(1).max(100_000).optional(),
     })
     .optional(),
+  upload: z.strictObject({ megabitsPerSecond: rate.optional() }).optional(),
+  download: z.strictObject({ megabitsPerSecond: rate.optional() }).optional(),
   api: z.strictObject({ port: z.int().min(0).max(65_535).optional() }).optional(),
   engine: z
     .strictObject({
@@ -54,7 +59,7 @@ const configSchema = z.strictObject({
 })
 type ConfigLayer = z.infer<typeof configSchema>
 
-type OptionKind = 'text' | 'list' | 'switch' | 'integer'
+type OptionKind = 'text' | 'list' | 'switch' | 'integer' | 'number'
 
 interface ConfigOption {
   /** Path in the schema and the file, dots between. */
@@ -128,6 +133,18 @@ export const CONFIG_OPTIONS: readonly ConfigOption[] = [
     summary: 'with --public: rate of all of them together, shared fairly (default 200)',
   },
   {
+    key: 'upload.megabitsPerSecond',
+    kind: 'number',
+    value: 'number',
+    summary: 'cap on what is sent to all peers together, shared fairly (default none)',
+  },
+  {
+    key: 'download.megabitsPerSecond',
+    kind: 'number',
+    value: 'number',
+    summary: 'cap on what is received from all peers together (default none)',
+  },
+  {
     key: 'api.port',
     kind: 'integer',
     value: 'number',
@@ -169,6 +186,9 @@ export interface Config {
   public: boolean
   /** What a public node carries for others. */
   relay: RelayLimits
+  /** Caps; undefined: none. */
+  upload: { megabitsPerSecond: number | undefined }
+  download: { megabitsPerSecond: number | undefined }
   api: {
     /** Undefined when not given: then the default port, or a free one when it is taken. */
     port: number | undefined
@@ -207,6 +227,8 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     mdns: first((layer) => layer.mdns) ?? true,
     public: first((layer) => layer.public) ?? false,
     relay: relayLimits((key) => first((layer) => layer.relay?.[key])),
+    upload: { megabitsPerSecond: first((layer) => layer.upload?.megabitsPerSecond) },
+    download: { megabitsPerSecond: first((layer) => layer.download?.megabitsPerSecond) },
     api: { port: first((layer) => layer.api?.port) },
     engine: {
       backend: first((layer) => layer.engine?.backend) ?? 'auto',
@@ -290,6 +312,8 @@ function withOption(
     ...layer,
     ...parsed,
     ...(parsed.relay && { relay: { ...layer.relay, ...parsed.relay } }),
+    ...(parsed.upload && { upload: { ...layer.upload, ...parsed.upload } }),
+    ...(parsed.download && { download: { ...layer.download, ...parsed.download } }),
     ...(parsed.api && { api: { ...layer.api, ...parsed.api } }),
     ...(parsed.engine && { engine: { ...layer.engine, ...parsed.engine } }),
     ...(parsed.log && { log: { ...layer.log, ...parsed.log } }),
@@ -312,6 +336,9 @@ function fromText(kind: OptionKind, text: string, source: string): unknown {
     case 'integer':
       if (/^\d{1,9}$/.test(text)) return Number(text)
       throw new ShoalError('config_invalid', `${source}: '${text}' is not a whole number`)
+    case 'number':
+      if (/^\d{1,9}(\.\d{1,9})?$/.test(text)) return Number(text)
+      throw new ShoalError('config_invalid', `${source}: '${text}' is not a number`)
     default:
       return kind satisfies never
   }

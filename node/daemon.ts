@@ -144,6 +144,8 @@ async function openNetwork(
     peerDiscovery: mdns ? localNetworkDiscovery() : undefined,
     punchers: nodePunchers(),
     natProbe: natProbe(),
+    uploadBytesPerSecond: bytesPerSecond(config.upload.megabitsPerSecond),
+    downloadBytesPerSecond: bytesPerSecond(config.download.megabitsPerSecond),
     ...(reflector !== undefined && {
       isPublic: true,
       relay: config.relay,
@@ -162,6 +164,10 @@ async function openNetwork(
     await reflector?.close()
     throw cause
   }
+}
+
+function bytesPerSecond(megabitsPerSecond: number | undefined): number | undefined {
+  return megabitsPerSecond === undefined ? undefined : (megabitsPerSecond * 1e6) / 8
 }
 
 function closingWith(network: Network, reflector: Reflector): Network {

@@ -55,6 +55,10 @@ const linkSchema = z.object({
   direction: z.enum(['inbound', 'outbound']),
   rttMs: z.number().nullable(),
   ageMs: z.number(),
+  bytesSent: z.number(),
+  bytesReceived: z.number(),
+  sentBytesPerSecond: z.number(),
+  receivedBytesPerSecond: z.number(),
 }) satisfies z.ZodType<Link>
 
 const NODE_ROUTES = {

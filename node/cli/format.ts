@@ -1,7 +1,7 @@
 /** Text for people: aligned tables, units, shortened names. */
 
 /** A count, a share such as 7/50, or a quantity with its unit; `-` when there is none. */
-const NUMERIC = /^(-|\d[\d ./]*( [a-z]{1,3}( \d+ [a-z]{1,3})?)?)$/i
+const NUMERIC = /^(-|\d[\d ./]*( [a-z]{1,3}(\/s| \d+ [a-z]{1,3})?)?)$/i
 
 /** Columns aligned by the longest cell; numbers to the right. Without rows, `empty`. */
 export function table(

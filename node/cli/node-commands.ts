@@ -45,13 +45,15 @@ export const NODE_COMMANDS: readonly Command[] = [
       const listed = await client.call(ROUTES.peers, {}, { signal })
       session.emit(listed, () =>
         table(
-          ['PEER', 'TRANSPORT', 'PATH', 'DIRECTION', 'RTT', 'AGE', 'ADDRESS'],
+          ['PEER', 'TRANSPORT', 'PATH', 'DIRECTION', 'RTT', 'UP', 'DOWN', 'AGE', 'ADDRESS'],
           listed.peers.map((link) => [
             link.peer,
             link.transport,
             link.direct ? 'direct' : 'relayed',
             link.direction,
             link.rttMs === null ? '-' : duration(link.rttMs),
+            `${bytes(link.sentBytesPerSecond)}/s`,
+            `${bytes(link.receivedBytesPerSecond)}/s`,
             duration(link.ageMs),
             link.address,
           ]),

@@ -30,6 +30,8 @@ export class TlsStream extends AbstractMessageStream {
   private readonly socket: TLSSocket
   private readonly native: Socket | undefined
   private readonly wire: Wire | undefined
+  /** Reads nothing until the cap on downloads allows it. */
+  private isOverCap = false
   private received = new Uint8ArrayList()
   private readTimer: NodeJS.Immediate | undefined
   private writeTimer: NodeJS.Immediate | undefined
@@ -40,7 +42,11 @@ export class TlsStream extends AbstractMessageStream {
     this.connection = connection
     this.socket = socket
     this.native = native
-    this.wire = wireOf(connection)
+    this.wire = native && wireOf(connection)
+    if (this.wire !== undefined) {
+      this.wire.onSend = () => this.safeDispatchEvent('drain')
+      this.wire.onReceive = () => this.readFurther()
+    }
     socket.on('data', (chunk: Buffer) => this.receive(chunk))
     socket.on('drain', () => this.safeDispatchEvent('drain'))
     socket.on('error', (error) => connection.abort(error))
@@ -61,7 +67,14 @@ export class TlsStream extends AbstractMessageStream {
   }
 
   sendData(data: Uint8ArrayList): SendResult {
-    const sentBytes = data.byteLength
+    const wanted = data.byteLength
+    const sentBytes = this.wire?.allowSend(wanted) ?? wanted
+    if (sentBytes === 0) return { sentBytes, canSendMore: false }
+    const canSendMore = this.write(sentBytes < wanted ? data.sublist(0, sentBytes) : data)
+    return { sentBytes, canSendMore: canSendMore && sentBytes === wanted }
+  }
+
+  private write(data: Uint8ArrayList): boolean {
     if (this.writeTimer === undefined) {
       this.socket.cork()
       this.writeTimer = setImmediate(() => this.flushWrites())
@@ -69,7 +82,7 @@ export class TlsStream extends AbstractMessageStream {
     let canSendMore = true
     for (const part of data) canSendMore = this.socket.write(part)
     if (this.socket.writableLength >= WRITE_BYTES) this.flushWrites()
-    return { sentBytes, canSendMore }
+    return canSendMore
   }
 
   sendReset(error: Error): void {
@@ -81,7 +94,12 @@ export class TlsStream extends AbstractMessageStream {
   }
 
   sendResume(): void {
-    this.socket.resume()
+    if (!this.isOverCap) this.socket.resume()
+  }
+
+  private readFurther(): void {
+    this.isOverCap = false
+    if (this.readStatus === 'readable') this.socket.resume()
   }
 
   private receive(chunk: Buffer): void {
@@ -110,8 +128,9 @@ export class TlsStream extends AbstractMessageStream {
   }
 
   private count(): void {
-    if (this.native !== undefined) {
-      this.wire?.setTotals(this.native.bytesRead, this.native.bytesWritten)
-    }
+    if (this.native === undefined || this.wire === undefined) return
+    if (this.wire.setTotals(this.native.bytesRead, this.native.bytesWritten)) return
+    this.isOverCap = true
+    this.socket.pause()
   }
 }

@@ -18,6 +18,7 @@ import type { Connectivity, ConnectivityOptions } from './connectivity.ts'
 import { createDialler } from './dialler.ts'
 import type { Dialler } from './dialler.ts'
 import { createDiscovery } from './discovery.ts'
+import { createFairRate } from './fair-rate.ts'
 import type { Identity } from './identity.ts'
 import { createLibp2pNode, startLibp2pNode } from './libp2p-node.ts'
 import type {
@@ -34,6 +35,8 @@ import { createPeerWatch } from './peer-watch.ts'
 import type { PeerWatch } from './peer-watch.ts'
 import { createRpcService } from './rpc.ts'
 import type { RpcService } from './rpc.ts'
+import { nameWire, NO_COUNTS, wireOf } from './wire.ts'
+import type { Caps } from './wire.ts'
 
 export interface NetworkOptions extends ConnectivityOptions {
   identity: Identity
@@ -60,6 +63,9 @@ export interface NetworkOptions extends ConnectivityOptions {
   metrics?: Metrics | undefined
   /** Silence in the middle of a message that ends a stream. */
   stallMs?: number | undefined
+  /** Caps on all connections together, shared fairly between peers; relayed ones count with their relay. */
+  uploadBytesPerSecond?: number | undefined
+  downloadBytesPerSecond?: number | undefined
 }
 
 /**
@@ -77,8 +83,10 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
   const stopping = new AbortController()
   const base = { clock, random, logger, metrics, stopping: stopping.signal }
   const onDiscovered = (peer: PeerInfo): void => meet(peer)
-  const node = { ...options, ...base, announce, dhtProtocol, onDiscovered }
+  const caps = capsOf(options, clock)
+  const node = { ...options, ...base, announce, dhtProtocol, caps, onDiscovered }
   const libp2p = await createLibp2pNode(node)
+  libp2p.addEventListener('connection:open', ({ detail }) => nameWire(detail))
   const meet = createMeetings(libp2p, base)
   const untilServer = (signal: AbortSignal): Promise<void> => discovery.untilServer(signal)
   const { rpc, cache, peers } = await attach(libp2p, base, options, untilServer)
@@ -132,6 +140,7 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
       await raceSignal(Promise.resolve(libp2p.stop()), limit).catch((thrown: unknown) => {
         logger.warn('network_not_stopped', { message: messageOf(thrown) })
       })
+      for (const cap of [caps.upload, caps.download]) cap?.stop()
     },
   }
 }
@@ -169,6 +178,16 @@ async function attach(
   return { rpc, cache, peers: createPeerWatch({ ...base, libp2p, onIdentified }) }
 }
 
+function capsOf(
+  { uploadBytesPerSecond: upload, downloadBytesPerSecond: download }: NetworkOptions,
+  clock: Clock,
+): Caps {
+  return {
+    upload: upload === undefined ? undefined : createFairRate(upload, clock),
+    download: download === undefined ? undefined : createFairRate(download, clock),
+  }
+}
+
 function linkOf(connection: Connection, peers: PeerWatch, clock: Clock): Link {
   const { remotePeer, remoteAddr, direction, rtt } = connection
   return {
@@ -179,6 +198,7 @@ function linkOf(connection: Connection, peers: PeerWatch, clock: Clock): Link {
     direction,
     rttMs: rtt ?? null,
     ageMs: clock.now() - peers.openedAt(connection),
+    ...(wireOf(connection)?.counts() ?? NO_COUNTS),
   }
 }
 

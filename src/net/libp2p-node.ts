@@ -35,6 +35,7 @@ import type { Identity } from './identity.ts'
 import { createLibp2pLogger } from './libp2p-logger.ts'
 import { byPromise } from './peer-dial.ts'
 import { PINGS_AT_ONCE } from './ping.ts'
+import type { Caps } from './wire.ts'
 import { createWireMetrics } from './wire-metrics.ts'
 
 type Factories<K extends 'transports' | 'connectionEncrypters' | 'peerDiscovery'> = NonNullable<
@@ -57,6 +58,7 @@ export interface Libp2pNodeOptions {
   logger: Logger
   metrics: Metrics
   clock: Clock
+  caps: Caps
   /** Peers found by `peerDiscovery`, not those that the DHT mentions. */
   onDiscovered: (peer: PeerInfo) => void
 }
@@ -132,7 +134,7 @@ export async function createLibp2pNode(options: Libp2pNodeOptions): Promise<Libp
       maxPeerAge: 24 * HOUR_MS,
     },
     logger: createLibp2pLogger(logger),
-    metrics: () => createWireMetrics(metrics, clock),
+    metrics: () => createWireMetrics(metrics, clock, options.caps),
     services: {
       identify: identify(),
       // Tells neighbours at once that this node has become a DHT server (default 1 s).

@@ -20,6 +20,12 @@ export interface Link {
   direction: 'inbound' | 'outbound'
   rttMs: number | null
   ageMs: number
+  /** Handshakes and framing included. */
+  bytesSent: number
+  bytesReceived: number
+  /** Of about the last five seconds. */
+  sentBytesPerSecond: number
+  receivedBytesPerSecond: number
 }
 
 /** Two long-lived streams per peer, so that a 1 MiB chunk never delays a control call by more than itself. */

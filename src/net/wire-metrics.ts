@@ -1,9 +1,13 @@
-/** libp2p's metrics port, used for one thing: to count every byte of every connection, handshakes included. */
+/**
+ * libp2p's metrics port, used for one thing: to count every byte of every connection, handshakes included, and to hold
+ * them to the caps.
+ */
 import type { Metrics as Libp2pMetrics, MultiaddrConnection } from '@libp2p/interface'
-import { systemClock } from '../clock.ts'
+import { AbstractMultiaddrConnection } from '@libp2p/utils'
 import type { Clock } from '../clock.ts'
 import type { Metrics } from '../metrics.ts'
 import { openWire } from './wire.ts'
+import type { Caps, Wire } from './wire.ts'
 
 /** Stands in for each metric that libp2p and its services keep of themselves. */
 const ignored = {
@@ -15,11 +19,12 @@ const ignored = {
   timer: () => () => {},
 }
 
-/** Who hands the socket of a connection to native code counts its bytes by `wireOf`: nothing passes here then. */
-export function createWireMetrics(metrics: Metrics, clock: Clock = systemClock): Libp2pMetrics {
+/** Who hands the socket of a connection to native code looks after its `wireOf` himself: nothing passes here then. */
+export function createWireMetrics(metrics: Metrics, clock: Clock, caps: Caps = {}): Libp2pMetrics {
   const register = (): typeof ignored => ignored
   return {
-    trackMultiaddrConnection: (connection) => countBytes(connection, metrics, clock),
+    trackMultiaddrConnection: (connection) =>
+      watch(connection, openWire(connection, metrics, clock, caps)),
     trackProtocolStream() {},
     registerMetric: register,
     registerMetricGroup: register,
@@ -38,17 +43,13 @@ export function createWireMetrics(metrics: Metrics, clock: Clock = systemClock):
  * Reads along by wrapping `dispatchEvent`. A `message` listener would be simpler and wrong: it counts as a reader, so
  * that bytes which arrive while a handshake passes the connection on would be given to it alone and lost.
  */
-function countBytes(connection: MultiaddrConnection, metrics: Metrics, clock: Clock): void {
-  const wire = openWire(connection, metrics, clock)
-  const send = connection.send.bind(connection)
-  connection.send = (data) => {
-    wire.addSent(data.byteLength)
-    return send(data)
-  }
+function watch(connection: MultiaddrConnection, wire: Wire): void {
+  const mayRead = createPause(connection)
+  wire.onReceive = () => mayRead(true)
   const dispatchEvent = connection.dispatchEvent.bind(connection)
   connection.dispatchEvent = (event: Event) => {
     if ('data' in event && hasByteLength(event.data)) {
-      wire.addReceived(event.data.byteLength)
+      if (!wire.addReceived(event.data.byteLength)) mayRead(false)
     }
     return dispatchEvent(event)
   }
@@ -57,6 +58,47 @@ function countBytes(connection: MultiaddrConnection, metrics: Metrics, clock: Cl
   connection.unshift = (data) => {
     wire.addReceived(-data.byteLength)
     unshift(data)
+  }
+  // All transports make their connections of this class; one that did not would be counted on one side only.
+  if (connection instanceof AbstractMultiaddrConnection) holdToCap(connection, wire)
+  connection.addEventListener('close', () => wire.close())
+}
+
+function holdToCap(connection: AbstractMultiaddrConnection, wire: Wire): void {
+  wire.onSend = () => void connection.dispatchEvent(new Event('drain'))
+  const sendData = connection.sendData.bind(connection)
+  connection.sendData = (data) => {
+    const wanted = data.byteLength
+    const allowed = wire.allowSend(wanted)
+    if (allowed === 0) return { sentBytes: 0, canSendMore: false }
+    const result = sendData(allowed < wanted ? data.sublist(0, allowed) : data)
+    wire.addSent(result.sentBytes, allowed)
+    return allowed < wanted ? { ...result, canSendMore: false } : result
+  }
+}
+
+/**
+ * Stops reading for the cap's sake, beside the pauses that the reader of the connection makes for his own. A WebSocket
+ * cannot be stopped: what it brings is counted, and the others make up for it.
+ */
+function createPause(connection: MultiaddrConnection): (mayRead: boolean) => void {
+  const [pause, resume] = [connection.pause.bind(connection), connection.resume.bind(connection)]
+  const isStoppable = !/\/wss?(\/|$)/.test(connection.remoteAddr.toString())
+  let isPausedByReader = false
+  let isPausedByCap = false
+  connection.pause = () => {
+    isPausedByReader = true
+    pause()
+  }
+  connection.resume = () => {
+    isPausedByReader = false
+    if (!isPausedByCap) resume()
+  }
+  return (mayRead) => {
+    if (!isStoppable || connection.status !== 'open' || isPausedByCap !== mayRead) return
+    isPausedByCap = !mayRead
+    if (isPausedByCap) pause()
+    else if (!isPausedByReader) resume()
   }
 }
 

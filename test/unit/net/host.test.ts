@@ -36,9 +36,30 @@ describe('links', () => {
         direction: 'outbound',
         rttMs: expect.any(Number),
         ageMs: expect.any(Number),
+        bytesSent: expect.any(Number),
+        bytesReceived: expect.any(Number),
+        sentBytesPerSecond: expect.any(Number),
+        receivedBytesPerSecond: expect.any(Number),
       },
     ])
     expect(server.links()).toMatchObject([{ peer: client.peerId, direction: 'inbound' }])
+  })
+
+  test('tell what passes over them, and how fast', async () => {
+    const [client, server] = await startPair()
+    server.rpc.handle('test/sink', async () => new Uint8Array())
+    const [before] = client.links()
+    for (let time = 0; time < 5; time++) {
+      await client.rpc.call(server.peerId, 'test/sink', new Uint8Array(1 << 20))
+    }
+    const [after] = client.links()
+    const [other] = server.links()
+    expect((after?.bytesSent ?? 0) - (before?.bytesSent ?? 0)).toBeGreaterThan(5 << 20)
+    expect(other?.bytesReceived).toBeGreaterThan(5 << 20)
+    // The 5 MiB within 5 seconds.
+    expect(after?.sentBytesPerSecond).toBeGreaterThan(100_000)
+    expect(other?.receivedBytesPerSecond).toBeGreaterThan(100_000)
+    expect(other?.sentBytesPerSecond).toBeLessThan(50_000)
   })
 
   test('are told to listeners: those there already, those to come, those that go', async () => {

@@ -47,10 +47,27 @@ describe('sources and their precedence', () => {
       mdns: true,
       public: false,
       relay: expect.any(Object),
+      upload: { megabitsPerSecond: undefined },
+      download: { megabitsPerSecond: undefined },
       api: { port: undefined },
       engine: { backend: 'auto', threads: undefined },
       log: { level: 'info', format: 'auto' },
     })
+  })
+
+  test('caps take fractions, from every source, and nothing that would stop all', () => {
+    const file = writeConfig('[upload]\nmegabitsPerSecond = 2.5\n')
+    const fromFile = loadConfig({ env, file, flags: { 'download.megabitsPerSecond': '0.5' } })
+    expect(fromFile.upload.megabitsPerSecond).toBe(2.5)
+    expect(fromFile.download.megabitsPerSecond).toBe(0.5)
+    const variable = { ...env, SHOAL_UPLOAD_MEGABITS_PER_SECOND: '20' }
+    expect(loadConfig({ env: variable, file }).upload.megabitsPerSecond).toBe(20)
+    for (const value of ['0', '-1', 'fast', '1e9']) {
+      const flags = { 'upload.megabitsPerSecond': value }
+      expect(faultOf(() => loadConfig({ env, flags })).message).toContain(
+        '--upload-megabits-per-second',
+      )
+    }
   })
 
   test('flag beats environment beats file beats default', () => {

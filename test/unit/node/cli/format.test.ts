@@ -12,6 +12,11 @@ describe('text for people', () => {
       'moby   7/50',
       'a     12/50',
     ])
+    expect(table(['UP'], [['1.2 MB/s'], ['0 B/s']], 'none')).toEqual([
+      '      UP',
+      '1.2 MB/s',
+      '   0 B/s',
+    ])
     expect(table(['NAME'], [], 'none')).toEqual(['none'])
   })
 

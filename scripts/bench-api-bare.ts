@@ -1,6 +1,6 @@
 /**
- * The least that Node's own HTTP server can do, for `npm run bench -- api`: counts the bytes of a POST, answers a GET with
- * as many bytes as its path says, all from one slice. Prints its port.
+ * The least that Node's own HTTP server can do, for `npm run bench -- api`: counts the bytes of a POST, answers a GET
+ * with as many bytes as its path says, all from one slice. Prints its port.
  */
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'

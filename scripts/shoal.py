@@ -354,7 +354,7 @@ class Node:
     # events --------------------------------------------------------------------------------------
 
     def events(self):
-        """Events of the node from now on, as dicts; over broken connections without loss, as far as the node keeps them."""
+        """Events of the node from now on, as dicts; a connection that breaks is taken up where it broke."""
         last = None
         while True:
             headers = {} if last is None else {"Last-Event-ID": last}

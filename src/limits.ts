@@ -121,10 +121,14 @@ export const LIMITS = {
   serviceRequests: 64,
   /** Replies of services that are being read piece by piece. */
   serviceStreams: 64,
+  /** Parameters that the embedded engine evaluates for an outside trainer: seconds on a core, 250 MB. */
+  evaluatedParameters: 1 << 24,
   /** Local API: JSON bodies (specs and options, never tensors). */
   apiBodyBytes: 1 << 20,
   /** SSE readers of the local API at once. */
   eventReaders: 256,
+  /** Vectors that the local API holds at once for calls: each may be a model of 1 GiB. */
+  tensorCalls: 8,
   /** Events kept for SSE resume. */
   eventHistory: 1024,
   /** Tokens of one `shoal sample`. */

@@ -1,8 +1,7 @@
 /**
  * Bodies and answers in bytes, straight from and to Node's streams.
  *
- * Web streams cost about half of the throughput here, and a tensor of a gigabyte passes through without ever being whole in
- * memory.
+ * Web streams cost about half of the throughput here. A tensor of a gigabyte passes through without ever being whole.
  */
 import { once } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'

@@ -1,10 +1,10 @@
 /**
  * Named services between the programs that people run beside their nodes.
  *
- * Contract. `service/call` takes a service's name and a request of at most `LIMITS.blobBytes` and answers with the first
- * piece of the reply, and whether there is more. More is pulled by the caller, piece by piece, with `service/next`: the
- * reply is produced as fast as it is read and no faster. One that nobody has read on for `DEADLINES.serviceIdleMs` makes
- * room for others. Calls are not repeated: a service may not be idempotent.
+ * Contract. `service/call` takes a service's name and a request of at most `LIMITS.blobBytes` and answers with the
+ * first piece of the reply, and whether there is more. More is pulled by the caller, piece by piece, with
+ * `service/next`: the reply is produced as fast as it is read and no faster. One that nobody has read on for
+ * `DEADLINES.serviceIdleMs` makes room for others. Calls are not repeated: a service may not be idempotent.
  */
 import { z } from 'zod'
 import type { Clock } from '../clock.ts'
@@ -26,7 +26,10 @@ export type ServiceHandler = (request: Uint8Array, context: RpcContext) => Promi
 export interface Services {
   /** One handler per name; returns the function that removes it. Throws `conflict`, `limit_exceeded`. */
   serve(service: string, handler: ServiceHandler): () => void
-  /** Resolves with the reply's first piece at hand. Rejects with `refused` when the peer offers no such service, or its fault. */
+  /**
+   * Resolves with the reply's first piece at hand. Rejects with `refused` when the peer offers no such service, else
+   * with the service's own fault.
+   */
   call(
     peer: string,
     service: string,

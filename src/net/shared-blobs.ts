@@ -2,8 +2,8 @@
  * Content that people share by its CID beside any run: put, read, provided, found.
  *
  * Up to `LIMITS.blobBytes` are one raw block. More is a dag-cbor block that lists the blocks of its pieces in order:
- * `{version: 1, bytes, chunks}`. Whoever has the CID can verify all of it, whoever sent it. What was put or provided is kept
- * until it is forgotten, also over a restart; what was only read is not.
+ * `{version: 1, bytes, chunks}`. Whoever has the CID can verify all of it, whoever sent it. What was put or provided is
+ * kept until it is forgotten, also over a restart; what was only read is not.
  */
 import type { CID } from 'multiformats/cid'
 import { z } from 'zod'

@@ -2,9 +2,10 @@
  * Averages beside any run: for programs that bring an algorithm of their own.
  *
  * Contract. Whoever gives a vector to a round of a group gets the weighted mean of all that were given, if there are
- * enough. A group is a name; its members find each other through the DHT, and each tells in a signed record which round it
- * gives to. All members of a round that had each other's vectors get the same mean, bit by bit; one that comes when the others are done
- * gets theirs. A round that is repeated gets its result again. Who does not give for a minute leaves the group.
+ * enough. A group is a name; its members find each other through the DHT, and each tells in a signed record which round
+ * it gives to. All members of a round that had each other's vectors get the same mean, bit by bit; one that comes when
+ * the others are done gets theirs. A round that is repeated gets its result again. Who does not give for a minute
+ * leaves the group.
  */
 import { utf8ToBytes } from '@noble/hashes/utils.js'
 import { raceSignal, withDeadline, type Clock } from '../clock.ts'

@@ -19,7 +19,7 @@ export function externalModelOf({ entries }: Schema): ExternalModel {
   }
 }
 
-/** Tokens of one outer step of a peer; of an external model its sequences, since nobody here knows how long they are. */
+/** Tokens of one outer step of a peer; of an external model its sequences, since nobody here knows their length. */
 export function plannedTokens({ model, innerSteps, batchSequences }: Manifest): number {
   return innerSteps * batchSequences * (model.kind === 'gpt' ? model.context : 1)
 }

@@ -1,10 +1,10 @@
 /**
  * The trainer that is an outside process: the meeting place of a run and a script.
  *
- * Contract. The run asks for an outer step and waits. The script takes the outer parameters, does its inner steps for as
- * long as they take, hands local parameters in, and gets the next outer parameters after the round. Guarantees: a step
- * counts once, and whoever repeats it gets its result again, also after a restart of the node; a step that the run is
- * not at is refused with the step it is at; a script that was not heard for a while is told of as silent, and counts
+ * Contract. The run asks for an outer step and waits. The script takes the outer parameters, does its inner steps for
+ * as long as they take, hands local parameters in, and gets the next outer parameters after the round. Guarantees: a
+ * step counts once, and whoever repeats it gets its result again, also after a restart of the node; a step that the run
+ * is not at is refused with the step it is at; a script that was not heard for a while is told of as silent, and counts
  * again when it is back.
  */
 import { raceSignal, withDeadline, type Clock } from '../clock.ts'

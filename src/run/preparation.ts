@@ -89,7 +89,8 @@ async function openTrainer(
 ): Promise<RunTrainer> {
   const { outside, engine, progress } = run
   if (outside !== undefined) {
-    const evaluate = spec === undefined ? undefined : engineEvaluation(engine, spec)
+    const isEvaluated = run.elements <= LIMITS.evaluatedParameters
+    const evaluate = isEvaluated && spec ? engineEvaluation(engine, spec) : undefined
     const { outerStep } = progress
     await outside.begin({ outerStep, parameters }, { evaluate, round: committedRound(progress) })
     return outside

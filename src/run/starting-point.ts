@@ -62,8 +62,8 @@ export interface CheckpointDependencies {
 const FETCH_MS = 300_000
 
 /**
- * Fetches a checkpoint of any run, and the run's manifest, from the store or from peers. Throws `blob_unavailable` when
- * nobody has them, `message_invalid` when they are something else.
+ * Fetches a checkpoint of any run, and the run's manifest, from the store or from peers. Throws `blob_unavailable`
+ * when nobody has them, `message_invalid` when they are something else.
  */
 export async function startFromCheckpoint(
   cid: CID,

@@ -72,6 +72,19 @@ describe('an outside trainer', () => {
     expect(await trainer.script.outerStep(step(0), unread, never)).toEqual(result)
   })
 
+  test('a step that is repeated after a restart of the node gets its result too', async () => {
+    const trainer = createOutsideTrainer({ schema, clock: systemClock })
+    const round = {
+      outerStep: 6,
+      outcome: 'averaged',
+      partners: ['p'],
+      consensusDistance: 0,
+    } as const
+    const repeated = trainer.script.outerStep(step(6), unread, never)
+    await trainer.begin({ outerStep: 7, parameters: start }, { evaluate: undefined, round })
+    expect(await repeated).toEqual({ ...round, nextOuterStep: 7, parameters: start })
+  })
+
   test('a step that is repeated during its round waits for the same result', async () => {
     const trainer = await begun()
     const asked = trainer.innerSteps(0)

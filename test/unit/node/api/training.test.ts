@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { ApiClient } from '../../../../node/api/client.ts'
 import { ROUTES } from '../../../../node/api/routes.ts'
 import { ShoalError } from '../../../../src/errors.ts'
+import { LIMITS } from '../../../../src/limits.ts'
 import { runSpecSchema, type RunSpecInput } from '../../../../src/run/manifest.ts'
 import { readSafetensors } from '../../../../src/tensor/safetensors.ts'
 import { schemaHash } from '../../../../src/tensor/schema.ts'
@@ -151,6 +152,34 @@ describe('a script', () => {
     const start = await readSafetensors(content ?? new ReadableStream(), lineSchema)
     expect([...start]).toEqual([2, 2, 2, 2, 2, 2])
   })
+})
+
+test('so many calls hold a vector at once, and others after them', async () => {
+  const { client } = local.api
+  const oneFile = await fileOf(lineSchema, START)
+  // Nobody else gives to these groups, so all of them wait.
+  const waiting = new AbortController()
+  const give = (round: number): Promise<unknown> =>
+    client.download(
+      ROUTES.average,
+      { group: `held-${round}`, round, minPeers: 2 },
+      { body: oneFile, signal: waiting.signal },
+    )
+  const calls = Array.from({ length: LIMITS.tensorCalls + 1 }, (_unused, round) => give(round))
+  const outcomes = calls.map((call) => call.catch((thrown: unknown) => thrown))
+  expect(await Promise.race(outcomes)).toMatchObject({ code: 'limit_exceeded' })
+  waiting.abort()
+  await Promise.all(outcomes)
+  await expect
+    .poll(async () => {
+      const { content } = await client.download(
+        ROUTES.average,
+        { group: 'free', round: 0, minPeers: 1, waitMs: 0 },
+        { body: oneFile },
+      )
+      return (await readSafetensors(content ?? new ReadableStream(), lineSchema)).length
+    })
+    .toBe(6)
 })
 
 describe('what does not fit', () => {

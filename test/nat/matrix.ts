@@ -133,14 +133,16 @@ async function tryPair(pair: Pair, from: Host, to: Host, index: number): Promise
   try {
     const peer = to.peerId
     result.hadMet = z.array(z.unknown()).parse(await from.ask({ do: 'links', peer })).length > 0
-    const direct = from.ask({ do: 'untilDirect', peer, waitMs: DIRECT_MS }).then(directSchema.parse)
+    const direct = from
+      .ask({ do: 'untilDirect', peer, waitMs: DIRECT_MS })
+      .then((found) => directSchema.parse(found))
     direct.catch(() => {})
     const firstDataMs = await from.ask({ do: 'call', peer, bytes: FIRST_BYTES })
     result.firstDataMs = z.number().parse(firstDataMs)
     const round = { do: 'average', group: `pair-${index}`, round: 0, waitMs: ROUND_MS } as const
     const means = await Promise.all([
-      from.ask({ ...round, value: 1 }).then(averageSchema.parse),
-      to.ask({ ...round, value: 2 }).then(averageSchema.parse),
+      from.ask({ ...round, value: 1 }).then((mean) => averageSchema.parse(mean)),
+      to.ask({ ...round, value: 2 }).then((mean) => averageSchema.parse(mean)),
     ])
     result.hasAveraged = means.every(({ mean, peers }) => mean === 1.5 && peers.length === 2)
     const found = await direct

@@ -16,7 +16,7 @@ export interface Links {
   cut(some: readonly string[], others: readonly string[]): void
   /** What these send, and what is sent to them, disappears; their connections stay open. */
   silence(peers: readonly string[]): void
-  /** What this peer sends leaves at so many bytes a second. */
+  /** The access line of this peer: what it sends, and what each other sends to it, takes so long. */
   limit(peer: string, bytesPerSecond: number): void
   /** All links are whole again. */
   heal(): void
@@ -51,12 +51,15 @@ export function createLinks(): Links {
     let freeAtMs = 0
     connection.send = (data) => {
       if (silent.has(self) || silent.has(other)) return true
-      const rate = rates.get(self)
-      if (rate === undefined) return send(data)
+      const rate = Math.min(rates.get(self) ?? Infinity, rates.get(other) ?? Infinity)
+      if (rate === Infinity) return send(data)
       freeAtMs = Math.max(freeAtMs, performance.now()) + (1000 * data.byteLength) / rate
-      setTimeout(() => {
-        if (connection.status === 'open') send(data)
-      }, freeAtMs - performance.now())
+      setTimeout(
+        () => {
+          if (connection.status === 'open') send(data)
+        },
+        Math.max(0, freeAtMs - performance.now()),
+      )
       return true
     }
     return connection

@@ -41,30 +41,24 @@ async function train(
 }
 
 describe('a swarm of 16', () => {
-  // Once more when it fails: on a machine that is busy with other things a link may drop, and a round that missed a
-  // partner for that is another round. Three swarms in a row must agree for a pass.
-  test(
-    'trains, agrees, and replays bit by bit from its seed',
-    { retry: 2, timeout: 900_000 },
-    async () => {
-      const overrides = { outerSteps: 4, innerSteps: 3, averaging: { groupSize: 4 } } as const
-      const { views } = await train(16, 'replay', overrides)
-      for (const view of views) {
-        expect(view.rounds).toEqual({ averaged: 4, solo: 0, stale: 0 })
-        expect(view.members).toHaveLength(16)
-        expect(view.validationLoss).toBeLessThan(view.lossStart ?? 0)
-        expect(view.checkpoints.at(-1)).toMatchObject({ final: true, outerStep: 4 })
-      }
-      // The final merge: one checkpoint, made by all of them.
-      expect(new Set(views.map((view) => view.checkpoints.at(-1)?.cid)).size).toBe(1)
-      const again = await train(16, 'replay', overrides)
-      expect(again.views.map((view) => view.parametersHash)).toEqual(
-        views.map((view) => view.parametersHash),
-      )
-      const other = await train(16, 'another seed', overrides)
-      expect(other.views[0]?.parametersHash).not.toBe(views[0]?.parametersHash)
-    },
-  )
+  test('trains, agrees, and replays bit by bit from its seed', async () => {
+    const overrides = { outerSteps: 4, innerSteps: 3, averaging: { groupSize: 4 } } as const
+    const { views } = await train(16, 'replay', overrides)
+    for (const view of views) {
+      expect(view.rounds).toEqual({ averaged: 4, solo: 0, stale: 0 })
+      expect(view.members).toHaveLength(16)
+      expect(view.validationLoss).toBeLessThan(view.lossStart ?? 0)
+      expect(view.checkpoints.at(-1)).toMatchObject({ final: true, outerStep: 4 })
+    }
+    // The final merge: one checkpoint, made by all of them.
+    expect(new Set(views.map((view) => view.checkpoints.at(-1)?.cid)).size).toBe(1)
+    const again = await train(16, 'replay', overrides)
+    expect(again.views.map((view) => view.parametersHash)).toEqual(
+      views.map((view) => view.parametersHash),
+    )
+    const other = await train(16, 'another seed', overrides)
+    expect(other.views[0]?.parametersHash).not.toBe(views[0]?.parametersHash)
+  }, 900_000)
 })
 
 describe('averaging rules', () => {

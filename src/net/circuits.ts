@@ -141,22 +141,58 @@ function connectionLimits(limit: CircuitLimit | undefined): ConnectionLimits | u
   }
 }
 
-// oxlint-disable-next-line max-lines-per-function -- closures over one state; to be split
-export function createCircuits(
-  { registrar, upgrader, addressManager, connectionManager, events, logger }: Components,
-  clock: Clock,
-): Circuits {
-  const held = new Map<string, Held>()
+/** Not started yet. */
+export function createCircuits(components: Components, clock: Clock): Circuits {
+  const { registrar, connectionManager, events } = components
+  const held = createHeldReservations(components)
   const stopping = new AbortController()
-
-  function announce(next: Held): void {
-    const previous = held.get(next.relay)
-    held.set(next.relay, next)
-    for (const address of next.addresses) {
-      addressManager.confirmObservedAddr(address, { type: 'observed' })
-    }
-    if (previous !== undefined) withdraw(previous, next.addresses)
+  return {
+    reservations: () => held.all().map(({ relay, renewAt }) => ({ relay, renewAt })),
+    async reserve(relay, signal) {
+      const address = multiaddr(`/p2p/${relay}`)
+      const connection = await relayConnection(connectionManager, address, signal)
+      const { reservation, stream } = await request(connection, { type: 'reserve' }, signal)
+      await stream.close({ signal })
+      held.hold({
+        relay,
+        connection,
+        addresses: circuitAddresses(reservation?.addresses ?? [], peerIdFromString(relay)),
+        renewAt: clock.now() + lifetimeMs(reservation?.expiresSeconds) / 2,
+      })
+    },
+    release: () => held.release(),
+    async start() {
+      events.addEventListener('connection:close', held.onClose)
+      await registrar.handle(
+        STOP_PROTOCOL,
+        (stream, connection) => {
+          const signal = clock.deadline(DEADLINES.relayMs, 'a relayed call', stopping.signal)
+          takeCall(components, stream, connection, signal).catch((thrown: unknown) => {
+            stream.abort(new Error(messageOf(thrown)))
+          })
+        },
+        { maxInboundStreams: LIMITS.circuitsPerRelay },
+      )
+    },
+    async stop() {
+      stopping.abort()
+      events.removeEventListener('connection:close', held.onClose)
+      await registrar.unhandle(STOP_PROTOCOL)
+    },
   }
+}
+
+interface HeldReservations {
+  all(): Held[]
+  /** Announces the addresses of a new reservation, in place of those of the relay's last. */
+  hold(next: Held): void
+  release(): void
+  /** A reservation ends with the connection that it was made over. */
+  readonly onClose: (event: CustomEvent<Connection>) => void
+}
+
+function createHeldReservations({ addressManager }: Components): HeldReservations {
+  const held = new Map<string, Held>()
 
   function withdraw({ addresses }: Held, kept: readonly Multiaddr[] = []): void {
     for (const address of addresses) {
@@ -169,71 +205,49 @@ export function createCircuits(
     withdraw(reservation)
   }
 
-  /**
-   * A relay asks whether this node takes a call. It does so without a reservation too: the relay of a peer that can dial
-   * web ports only calls nodes that others just dial. The caller is authenticated as on any connection.
-   */
-  async function answer(stream: Stream, connection: Connection): Promise<void> {
-    const signal = clock.deadline(DEADLINES.relayMs, 'a relayed call', stopping.signal)
-    const messages = lpStream(stream, { maxDataLength: RELAY_MESSAGE_BYTES })
-    const { peer, limit } = decodeStopConnect((await messages.read({ signal })).subarray())
-    const caller = peerIdFromMultihash(Digest.decode(peer))
-    await messages.write(encodeStopStatus(RELAY_STATUS.ok), { signal })
-    const wire = new CircuitConnection({
-      stream: messages.unwrap(),
-      remoteAddr: calledFrom(connection, caller),
-      direction: 'inbound',
-      log: logger.forComponent('shoal:circuit'),
-    })
-    const limits = connectionLimits(limit)
-    await upgrader.upgradeInbound(wire, { signal, ...(limits !== undefined && { limits }) })
-  }
-
-  const onClose = ({ detail }: CustomEvent<Connection>): void => {
-    for (const reservation of held.values()) {
-      if (reservation.connection.id === detail.id) drop(reservation)
-    }
-  }
-
   return {
-    reservations: () => [...held.values()].map(({ relay, renewAt }) => ({ relay, renewAt })),
-    async reserve(relay, signal) {
-      const id = peerIdFromString(relay)
-      const connection = await relayConnection(
-        connectionManager,
-        multiaddr(`/p2p/${relay}`),
-        signal,
-      )
-      const { reservation, stream } = await request(connection, { type: 'reserve' }, signal)
-      await stream.close({ signal })
-      announce({
-        relay,
-        connection,
-        addresses: circuitAddresses(reservation?.addresses ?? [], id),
-        renewAt: clock.now() + lifetimeMs(reservation?.expiresSeconds) / 2,
-      })
+    all: () => [...held.values()],
+    hold(next) {
+      const previous = held.get(next.relay)
+      held.set(next.relay, next)
+      for (const address of next.addresses) {
+        addressManager.confirmObservedAddr(address, { type: 'observed' })
+      }
+      if (previous !== undefined) withdraw(previous, next.addresses)
     },
     release() {
       for (const reservation of held.values()) drop(reservation)
     },
-    async start() {
-      events.addEventListener('connection:close', onClose)
-      await registrar.handle(
-        STOP_PROTOCOL,
-        (stream, connection) => {
-          answer(stream, connection).catch((thrown: unknown) => {
-            stream.abort(new Error(messageOf(thrown)))
-          })
-        },
-        { maxInboundStreams: LIMITS.circuitsPerRelay },
-      )
-    },
-    async stop() {
-      stopping.abort()
-      events.removeEventListener('connection:close', onClose)
-      await registrar.unhandle(STOP_PROTOCOL)
+    onClose({ detail }) {
+      for (const reservation of held.values()) {
+        if (reservation.connection.id === detail.id) drop(reservation)
+      }
     },
   }
+}
+
+/**
+ * A relay asks whether this node takes a call. It does so without a reservation too: the relay of a peer that can dial
+ * web ports only calls nodes that others just dial. The caller is authenticated as on any connection.
+ */
+async function takeCall(
+  { upgrader, logger }: Components,
+  stream: Stream,
+  connection: Connection,
+  signal: AbortSignal,
+): Promise<void> {
+  const messages = lpStream(stream, { maxDataLength: RELAY_MESSAGE_BYTES })
+  const { peer, limit } = decodeStopConnect((await messages.read({ signal })).subarray())
+  const caller = peerIdFromMultihash(Digest.decode(peer))
+  await messages.write(encodeStopStatus(RELAY_STATUS.ok), { signal })
+  const wire = new CircuitConnection({
+    stream: messages.unwrap(),
+    remoteAddr: calledFrom(connection, caller),
+    direction: 'inbound',
+    log: logger.forComponent('shoal:circuit'),
+  })
+  const limits = connectionLimits(limit)
+  await upgrader.upgradeInbound(wire, { signal, ...(limits !== undefined && { limits }) })
 }
 
 function calledFrom(relay: Connection, caller: PeerId): Multiaddr {

@@ -8,6 +8,7 @@
 import type { Libp2p } from '@libp2p/interface'
 import type { CID } from 'multiformats/cid'
 import { abortReason, raceSignal } from '../clock.ts'
+import type { Clock } from '../clock.ts'
 import { messageOf, ShoalError } from '../errors.ts'
 import { DEADLINES, LIMITS } from '../limits.ts'
 import type { Logger } from '../log.ts'
@@ -50,47 +51,16 @@ interface Announcement {
   isRunning: boolean
 }
 
-// oxlint-disable-next-line max-lines-per-function -- closures over one state; to be split
 export function createDiscovery(options: DiscoveryOptions): DiscoveryService {
   const { dht, clock, logger } = options
   const stopping = new AbortController()
   const kept = new Map<string, Announcement>()
-  const onServer = (): void => {
-    for (const announcement of kept.values()) {
-      const soon = Math.max(clock.now(), announcement.announcedAt + REPEAT_FIRST_MS)
-      announcement.dueAt = Math.min(announcement.dueAt, soon)
-    }
-  }
-  const servers = watchDhtServers({ ...options, onServer })
+  const onServer = (): void => announceSoon(kept, REPEAT_FIRST_MS, clock)
   // A record names the addresses that this node had when it was announced.
-  const onAddresses = (): void => {
-    for (const announcement of kept.values()) {
-      const soon = Math.max(clock.now(), announcement.announcedAt + CHANGE_MS)
-      announcement.dueAt = Math.min(announcement.dueAt, soon)
-    }
-  }
+  const onAddresses = (): void => announceSoon(kept, CHANGE_MS, clock)
+  const servers = watchDhtServers({ ...options, onServer })
   options.libp2p.addEventListener('self:peer:update', onAddresses)
-
-  async function run(): Promise<void> {
-    let seekAt = 0
-    let seekMs = RETRY_FIRST_MS
-    for (;;) {
-      const now = clock.now()
-      // A server keeps its own record too, for those who ask it.
-      if (servers.known() > 0 || dht.getMode() === 'server')
-        announceDue(kept, options, stopping.signal)
-      if (servers.known() > 0) {
-        seekMs = RETRY_FIRST_MS
-      } else if (now >= seekAt && options.isConnected()) {
-        await options.seekServers()
-        seekAt = clock.now() + seekMs
-        seekMs = Math.min(2 * seekMs, RETRY_MAX_MS)
-      }
-      await clock.sleep(TICK_MS, stopping.signal)
-    }
-  }
-
-  run().catch((thrown: unknown) => {
+  keepAnnounced(kept, servers, options, stopping.signal).catch((thrown: unknown) => {
     if (!stopping.signal.aborted) logger.error('discovery_failed', { message: messageOf(thrown) })
   })
 
@@ -131,11 +101,41 @@ export function createDiscovery(options: DiscoveryOptions): DiscoveryService {
   }
 }
 
-function announceDue(
-  kept: ReadonlyMap<string, Announcement>,
+type Kept = ReadonlyMap<string, Announcement>
+
+/** Announces all again, each so long after the last time. */
+function announceSoon(kept: Kept, afterMs: number, clock: Clock): void {
+  for (const announcement of kept.values()) {
+    const soon = Math.max(clock.now(), announcement.announcedAt + afterMs)
+    announcement.dueAt = Math.min(announcement.dueAt, soon)
+  }
+}
+
+async function keepAnnounced(
+  kept: Kept,
+  servers: DhtServers,
   options: DiscoveryOptions,
   stopping: AbortSignal,
-): void {
+): Promise<void> {
+  const { dht, clock } = options
+  let seekAt = 0
+  let seekMs = RETRY_FIRST_MS
+  for (;;) {
+    const now = clock.now()
+    // A server keeps its own record too, for those who ask it.
+    if (servers.known() > 0 || dht.getMode() === 'server') announceDue(kept, options, stopping)
+    if (servers.known() > 0) {
+      seekMs = RETRY_FIRST_MS
+    } else if (now >= seekAt && options.isConnected()) {
+      await options.seekServers()
+      seekAt = clock.now() + seekMs
+      seekMs = Math.min(2 * seekMs, RETRY_MAX_MS)
+    }
+    await clock.sleep(TICK_MS, stopping)
+  }
+}
+
+function announceDue(kept: Kept, options: DiscoveryOptions, stopping: AbortSignal): void {
   const now = options.clock.now()
   let running = [...kept.values()].filter(({ isRunning }) => isRunning).length
   for (const announcement of kept.values()) {

@@ -37,58 +37,13 @@ interface Pending {
 }
 
 /** Returns the function that ends the service. */
-// oxlint-disable-next-line max-lines-per-function -- closures over one state; to be split
 export function servePunches(context: PathContext): () => void {
-  const { rpc, clock, logger, nat, punchers } = context
+  const { rpc, clock, logger } = context
   const rate = createRateLimit({ perMinute: PER_MINUTE, burst: BURST, clock })
-  /** One per peer. */
   const pending = new Map<string, Pending>()
-
-  function limited(peer: string): void {
+  const limited = (peer: string): void => {
     if (!rate.allows(peer)) throw new ShoalError('limit_exceeded', 'ask again in a minute')
   }
-
-  function drop(peer: string): void {
-    pending.get(peer)?.attempt.close()
-    pending.delete(peer)
-  }
-
-  async function prepare(peer: string, request: Uint8Array): Promise<PunchOffer> {
-    const { kind, token, offer } = parsePath(punchSchema, request)
-    const puncher = punchers.find((candidate) => candidate.kind === kind)
-    if (puncher === undefined) throw new ShoalError('refused', `this node punches no ${kind}`)
-    const limit = clock.deadline(DEADLINES.punchMs, 'preparing to punch', context.signal)
-    drop(peer)
-    if (pending.size >= LIMITS.punches) {
-      throw new ShoalError('limit_exceeded', 'too many holes are being made')
-    }
-    const attempt = await puncher.prepare(nat.reflectors(), limit)
-    if (!isFair(offer, attempt.offer)) {
-      attempt.close()
-      throw new ShoalError('refused', 'the address is not of the internet')
-    }
-    drop(peer)
-    pending.set(peer, { attempt, remote: offer, token })
-    // The word to go may never come.
-    limit.addEventListener('abort', () => {
-      if (pending.get(peer)?.attempt === attempt) drop(peer)
-    })
-    return attempt.offer
-  }
-
-  async function run(peer: string, { attempt, remote, token }: Pending): Promise<void> {
-    const { upgrade, punched } = context
-    const signal = clock.deadline(DEADLINES.punchMs, 'punching', context.signal)
-    try {
-      const role = { isInitiator: false, token, peer, signal, log: upgrade.log }
-      const wire = await attempt.run(remote, role)
-      punched.add(wire.remoteAddr.toString())
-      await upgrade.inbound(wire, signal)
-    } finally {
-      attempt.close()
-    }
-  }
-
   const removers = [
     rpc.handle(DESCRIBE_METHOD, async (request, { peer }) => {
       limited(peer)
@@ -104,7 +59,7 @@ export function servePunches(context: PathContext): () => void {
     }),
     rpc.handle(PUNCH_METHOD, async (request, { peer }) => {
       limited(peer)
-      return encodeCbor({ offer: await prepare(peer, request) })
+      return encodeCbor({ offer: await prepare(peer, request, pending, context) })
     }),
     rpc.handle(GO_METHOD, async (request, { peer }) => {
       const { token } = parsePath(goSchema, request)
@@ -113,7 +68,7 @@ export function servePunches(context: PathContext): () => void {
         throw new ShoalError('refused', 'nothing was prepared')
       }
       pending.delete(peer)
-      run(peer, found).catch((thrown: unknown) => {
+      run(peer, found, context).catch((thrown: unknown) => {
         logger.debug('punch_failed', { peer, message: messageOf(thrown) })
       })
       return new Uint8Array()
@@ -121,7 +76,60 @@ export function servePunches(context: PathContext): () => void {
   ]
   return () => {
     for (const remove of removers) remove()
-    for (const peer of pending.keys()) drop(peer)
+    for (const peer of pending.keys()) drop(peer, pending)
+  }
+}
+
+/** One per peer. */
+type Prepared = Map<string, Pending>
+
+function drop(peer: string, pending: Prepared): void {
+  pending.get(peer)?.attempt.close()
+  pending.delete(peer)
+}
+
+async function prepare(
+  peer: string,
+  request: Uint8Array,
+  pending: Prepared,
+  { punchers, nat, clock, signal }: PathContext,
+): Promise<PunchOffer> {
+  const { kind, token, offer } = parsePath(punchSchema, request)
+  const puncher = punchers.find((candidate) => candidate.kind === kind)
+  if (puncher === undefined) throw new ShoalError('refused', `this node punches no ${kind}`)
+  const limit = clock.deadline(DEADLINES.punchMs, 'preparing to punch', signal)
+  drop(peer, pending)
+  if (pending.size >= LIMITS.punches) {
+    throw new ShoalError('limit_exceeded', 'too many holes are being made')
+  }
+  const attempt = await puncher.prepare(nat.reflectors(), limit)
+  if (!isFair(offer, attempt.offer)) {
+    attempt.close()
+    throw new ShoalError('refused', 'the address is not of the internet')
+  }
+  drop(peer, pending)
+  pending.set(peer, { attempt, remote: offer, token })
+  // The word to go may never come.
+  limit.addEventListener('abort', () => {
+    if (pending.get(peer)?.attempt === attempt) drop(peer, pending)
+  })
+  return attempt.offer
+}
+
+async function run(
+  peer: string,
+  { attempt, remote, token }: Pending,
+  context: PathContext,
+): Promise<void> {
+  const { upgrade, punched } = context
+  const signal = context.clock.deadline(DEADLINES.punchMs, 'punching', context.signal)
+  try {
+    const role = { isInitiator: false, token, peer, signal, log: upgrade.log }
+    const wire = await attempt.run(remote, role)
+    punched.add(wire.remoteAddr.toString())
+    await upgrade.inbound(wire, signal)
+  } finally {
+    attempt.close()
   }
 }
 

@@ -63,115 +63,46 @@ interface Proof {
   isGlobal: boolean
 }
 
-// oxlint-disable-next-line max-lines-per-function -- closures over one state; to be split
 export function createReachability(options: ReachabilityOptions): Reachability {
-  const { libp2p, rpc, clock, random, logger } = options
+  const { libp2p, rpc, clock, logger } = options
   const stopping = new AbortController()
+  const proofs = createProofs(options)
   /** Where each neighbour sees this node. */
   const observed = new Map<string, Multiaddr>()
-  const reached = new Map<string, Multiaddr>()
-  let proof: Proof | undefined
-  let refutations = 0
-  let wasPublic = false
-
-  const isPublic = (): boolean => proof !== undefined && (proof.isGlobal || isIsolated(libp2p))
-
-  /** A connection that comes or goes may change what a proof is worth. */
-  function update(): void {
-    if (isPublic() === wasPublic) return
-    wasPublic = isPublic()
-    logger.info(wasPublic ? 'network_reachable' : 'network_unreachable')
-    options.onChange(wasPublic)
-  }
-
-  const onOpen = ({ detail }: CustomEvent<Connection>): void => {
-    const { direction, remoteAddr } = detail
-    if (direction === 'inbound' && isUnaided(remoteAddr) && !options.isPunched(detail)) {
-      const isFromGlobal = isGlobal(remoteAddr)
-      if (isFromGlobal || proof?.isGlobal !== true) {
-        proof = { at: clock.now(), isGlobal: isFromGlobal }
-        refutations = 0
-      }
-    }
-    update()
-  }
-  const onClose = ({ detail }: CustomEvent<Connection>): void => {
-    const peer = detail.remotePeer
-    if (libp2p.getConnections(peer).length === 0) observed.delete(peer.toString())
-    update()
+  const onOpen = ({ detail }: CustomEvent<Connection>): void => proofs.onOpen(detail)
+  const onClose = ({ detail: { remotePeer } }: CustomEvent<Connection>): void => {
+    if (libp2p.getConnections(remotePeer).length === 0) observed.delete(remotePeer.toString())
+    proofs.update()
   }
   libp2p.addEventListener('connection:open', onOpen)
   libp2p.addEventListener('connection:close', onClose)
   const stopServing = serveDialBack(rpc, libp2p, clock)
-
-  async function ask(peer: string): Promise<void> {
-    const own = options.listenAddresses().filter((address) => hostOf(address) !== undefined)
-    const seen = observed.get(peer)
-    const host = seen && hostOf(seen)
-    // Where a router forwards the port, it is most often the same outside.
-    const mapped = host === undefined ? [] : own.map((address) => withHost(address, host))
-    const candidates = new Map([...own, ...mapped].map((address) => [address.toString(), address]))
-    const outcome = await askDialBack(rpc, peer, [...candidates.values()], stopping.signal)
-    if (!stopping.signal.aborted) note(outcome)
+  const ask = async (peer: string): Promise<void> => {
+    const addresses = candidates(options, observed.get(peer))
+    const outcome = await askDialBack(rpc, peer, addresses, stopping.signal)
+    if (!stopping.signal.aborted) proofs.note(outcome)
   }
-
-  function note(outcome: DialBackOutcome): void {
-    if (outcome.kind === 'reached') {
-      refutations = 0
-      if (proof !== undefined) proof.at = clock.now()
-      reached.set(outcome.address.toString(), outcome.address)
-      options.onReached(outcome.address)
-    } else if (outcome.kind === 'unreachable' && proof !== undefined) {
-      refutations++
-      if (refutations < REFUTATIONS) return
-      proof = undefined
-      for (const address of reached.values()) options.onLost(address)
-      reached.clear()
-      update()
-    }
-  }
-
-  async function askSome(): Promise<void> {
+  const askSome = async (): Promise<void> => {
     const peers = [...observed.keys()]
     const chosen = Array.from({ length: Math.min(ASKED, peers.length) }, () =>
-      peers.splice(random.integer(peers.length), 1),
+      peers.splice(options.random.integer(peers.length), 1),
     )
     await Promise.all(chosen.flat().map(ask))
   }
-
-  async function run(): Promise<void> {
-    let retry = { at: clock.now() + RETRY_FIRST_MS, ms: RETRY_FIRST_MS }
-    for (;;) {
-      await clock.sleep(TICK_MS, stopping.signal)
-      const now = clock.now()
-      const age = now - (proof?.at ?? now)
-      if (now < retry.at || (isPublic() && age < RENEW_MS && refutations === 0)) continue
-      await askSome()
-      const ms = isPublic() ? RETRY_FIRST_MS : Math.min(2 * retry.ms, RETRY_MAX_MS)
-      retry = { at: clock.now() + ms, ms }
-    }
-  }
-  run().catch((thrown: unknown) => {
+  renew(proofs, askSome, clock, stopping.signal).catch((thrown: unknown) => {
     if (!stopping.signal.aborted)
       logger.error('reachability_failed', { message: messageOf(thrown) })
   })
-
   return {
-    isPublic,
-    verdict: () => (isPublic() ? kindOf(options, [...reached.values()]) : undefined),
+    isPublic: () => proofs.isPublic(),
+    verdict: () => (proofs.isPublic() ? kindOf(options, proofs.reached()) : undefined),
     ask(peer, seen) {
       if (stopping.signal.aborted) return
       if (seen !== undefined && !isRelayed(seen)) observed.set(peer, seen)
-      if (!isPublic() && observed.has(peer)) void ask(peer)
+      if (!proofs.isPublic() && observed.has(peer)) void ask(peer)
     },
-    seenAt() {
-      const hosts = [...observed.values()].map((address) => hostOf(address) ?? '')
-      const outside = hosts.filter((host) => isGlobalHost(host))
-      return [...new Set(outside.length > 0 ? outside : hosts)].filter((host) => host !== '')
-    },
-    recheck() {
-      void askSome()
-    },
+    seenAt: () => hostsOf(observed.values()),
+    recheck: () => void askSome(),
     stop() {
       stopping.abort()
       stopServing()
@@ -179,6 +110,106 @@ export function createReachability(options: ReachabilityOptions): Reachability {
       libp2p.removeEventListener('connection:close', onClose)
     },
   }
+}
+
+interface Proofs {
+  isPublic(): boolean
+  /** Addresses under which neighbours have reached this node. */
+  reached(): Multiaddr[]
+  /** Whether it is time to ask again, although there is a proof. */
+  isDoubtful(): boolean
+  onOpen(connection: Connection): void
+  note(outcome: DialBackOutcome): void
+  /** A connection that comes or goes may change what a proof is worth. */
+  update(): void
+}
+
+function createProofs(options: ReachabilityOptions): Proofs {
+  const { libp2p, clock, logger } = options
+  const reached = new Map<string, Multiaddr>()
+  let proof: Proof | undefined
+  let refutations = 0
+  let wasPublic = false
+  const isPublic = (): boolean => proof !== undefined && (proof.isGlobal || isIsolated(libp2p))
+
+  function update(): void {
+    if (isPublic() === wasPublic) return
+    wasPublic = isPublic()
+    logger.info(wasPublic ? 'network_reachable' : 'network_unreachable')
+    options.onChange(wasPublic)
+  }
+
+  function refute(): void {
+    refutations++
+    if (refutations < REFUTATIONS) return
+    proof = undefined
+    for (const address of reached.values()) options.onLost(address)
+    reached.clear()
+    update()
+  }
+
+  return {
+    isPublic,
+    update,
+    reached: () => [...reached.values()],
+    isDoubtful: () => clock.now() - (proof?.at ?? 0) >= RENEW_MS || refutations > 0,
+    onOpen(connection) {
+      const { direction, remoteAddr } = connection
+      if (direction === 'inbound' && isUnaided(remoteAddr) && !options.isPunched(connection)) {
+        const isFromGlobal = isGlobal(remoteAddr)
+        if (isFromGlobal || proof?.isGlobal !== true) {
+          proof = { at: clock.now(), isGlobal: isFromGlobal }
+          refutations = 0
+        }
+      }
+      update()
+    },
+    note(outcome) {
+      if (outcome.kind === 'unreachable' && proof !== undefined) refute()
+      if (outcome.kind !== 'reached') return
+      refutations = 0
+      if (proof !== undefined) proof.at = clock.now()
+      reached.set(outcome.address.toString(), outcome.address)
+      options.onReached(outcome.address)
+    },
+  }
+}
+
+/** Looks for a proof while there is none, ever more rarely, and renews the one that there is. */
+async function renew(
+  proofs: Proofs,
+  askSome: () => Promise<void>,
+  clock: Clock,
+  stopping: AbortSignal,
+): Promise<void> {
+  let retry = { at: clock.now() + RETRY_FIRST_MS, ms: RETRY_FIRST_MS }
+  for (;;) {
+    await clock.sleep(TICK_MS, stopping)
+    if (clock.now() < retry.at || (proofs.isPublic() && !proofs.isDoubtful())) continue
+    const startedAt = clock.now()
+    await askSome()
+    const ms = proofs.isPublic() ? RETRY_FIRST_MS : Math.min(2 * retry.ms, RETRY_MAX_MS)
+    retry = { at: startedAt + ms, ms }
+  }
+}
+
+/** Where this node may be dialled, for a neighbour that sees it at `seen`. */
+function candidates(
+  { listenAddresses }: ReachabilityOptions,
+  seen: Multiaddr | undefined,
+): Multiaddr[] {
+  const own = listenAddresses().filter((address) => hostOf(address) !== undefined)
+  const host = seen && hostOf(seen)
+  // Where a router forwards the port, it is most often the same outside.
+  const mapped = host === undefined ? [] : own.map((address) => withHost(address, host))
+  return [...new Map([...own, ...mapped].map((address) => [address.toString(), address])).values()]
+}
+
+/** Those on the internet say what others can use. */
+function hostsOf(observed: Iterable<Multiaddr>): string[] {
+  const hosts = [...observed].map((address) => hostOf(address) ?? '')
+  const outside = hosts.filter((host) => isGlobalHost(host))
+  return [...new Set(outside.length > 0 ? outside : hosts)].filter((host) => host !== '')
 }
 
 /** No connection to the internet: then what the LAN says counts. */

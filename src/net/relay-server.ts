@@ -19,7 +19,9 @@ import type { Metrics } from '../metrics.ts'
 import { hostOf, isRelayed } from './addresses.ts'
 import { joinCircuit } from './circuit.ts'
 import { createFairQueue } from './fair-queue.ts'
+import type { FairQueue } from './fair-queue.ts'
 import { createRateLimit } from './rate-limit.ts'
+import type { RateLimit } from './rate-limit.ts'
 import {
   decodeHopRequest,
   decodeStopStatus,
@@ -30,7 +32,7 @@ import {
   RELAY_STATUS,
   STOP_PROTOCOL,
 } from './relay-messages.ts'
-import type { CircuitLimit, HopStatus, RelayStatus } from './relay-messages.ts'
+import type { CircuitLimit, HopRequest, HopStatus, RelayStatus } from './relay-messages.ts'
 
 /** What a relay gives, all in all and to each. */
 export interface RelayLimits {
@@ -89,148 +91,39 @@ interface Circuit {
   to: string
 }
 
-// oxlint-disable-next-line max-lines-per-function -- closures over one state; to be split
-export async function createRelayServer(options: RelayServerOptions): Promise<RelayServer> {
-  const { libp2p, limits, reach, clock, logger, metrics } = options
-  const reservations = new Map<string, Reservation>()
-  const circuits = new Set<Circuit>()
-  const stopping = new AbortController()
-  const queue = createFairQueue(limits.bytesPerSecond, clock)
-  const requests = createRateLimit({ perMinute: REQUESTS_PER_MINUTE, clock })
-  let bytesRelayed = 0
-  const limit: CircuitLimit = {
-    seconds: Math.ceil(limits.circuitMs / 1000),
-    bytes: limits.circuitBytes,
-  }
+/** What the functions below share. */
+interface Relay extends RelayServerOptions {
+  reservations: Map<string, Reservation>
+  circuits: Set<Circuit>
+  queue: FairQueue
+  requests: RateLimit
+  /** Told to both ends of each circuit. */
+  limit: CircuitLimit
+  stopping: AbortSignal
+  bytesRelayed: number
+}
 
+export async function createRelayServer(options: RelayServerOptions): Promise<RelayServer> {
+  const { libp2p, limits, clock, logger, metrics } = options
+  const stopping = new AbortController()
+  const relay: Relay = {
+    ...options,
+    reservations: new Map(),
+    circuits: new Set(),
+    queue: createFairQueue(limits.bytesPerSecond, clock),
+    requests: createRateLimit({ perMinute: REQUESTS_PER_MINUTE, clock }),
+    limit: { seconds: Math.ceil(limits.circuitMs / 1000), bytes: limits.circuitBytes },
+    stopping: stopping.signal,
+    bytesRelayed: 0,
+  }
   const onDisconnect = ({ detail }: CustomEvent<PeerId>): void => {
-    reservations.delete(detail.toString())
+    relay.reservations.delete(detail.toString())
   }
   libp2p.addEventListener('peer:disconnect', onDisconnect)
-
-  /** Undefined when there is no place left. */
-  function reserve(connection: Connection): HopStatus | undefined {
-    const peer = connection.remotePeer.toString()
-    const host = hostOf(connection.remoteAddr)
-    const ofHost = [...reservations.values()].filter((other) => other.host === host).length
-    const isFull =
-      reservations.size >= limits.reservations ||
-      (host !== undefined && ofHost >= Math.max(1, limits.reservations * HOST_SHARE))
-    if (isFull && !reservations.has(peer)) return undefined
-    reservations.set(peer, { host })
-    const addresses = options.addresses().map(({ bytes }) => bytes)
-    // The protocol dates reservations by the wall clock.
-    const expiresSeconds = Math.round(Date.now() / 1000) + RESERVATION_SECONDS
-    return { status: RELAY_STATUS.ok, limit, reservation: { expiresSeconds, addresses } }
-  }
-
-  function isFree({ from, to }: Circuit): boolean {
-    const ofCaller = [...circuits].filter((circuit) => circuit.from === from).length
-    const ofCalled = [...circuits].filter((circuit) => circuit.to === to).length
-    return (
-      circuits.size < limits.circuits &&
-      ofCaller < limits.circuitsPerPeer &&
-      // A popular peer leaves half of all circuits to the others.
-      ofCalled < Math.max(limits.circuitsPerPeer, limits.circuits / 2)
-    )
-  }
-
-  /** The stream to the called peer, or why there is none. */
-  async function open(
-    from: PeerId,
-    to: PeerId,
-    signal: AbortSignal,
-  ): Promise<Stream | RelayStatus> {
-    const connection = libp2p
-      .getConnections(to)
-      .find(({ status, remoteAddr }) => status === 'open' && !isRelayed(remoteAddr))
-    const reached = connection ?? (await reach(to, signal).catch(() => undefined))
-    if (reached === undefined) return RELAY_STATUS.noReservation
-    const stream = await reached.newStream(STOP_PROTOCOL, {
-      signal,
-      maxOutboundStreams: limits.circuits,
-    })
-    try {
-      const messages = lpStream(stream, { maxDataLength: RELAY_MESSAGE_BYTES })
-      await messages.write(encodeStopConnect(from.toMultihash().bytes, limit), { signal })
-      const status = decodeStopStatus((await messages.read({ signal })).subarray())
-      if (status !== RELAY_STATUS.ok) throw new Error(`the peer answered ${status}`)
-      return messages.unwrap()
-    } catch (thrown) {
-      stream.abort(new Error(messageOf(thrown)))
-      return RELAY_STATUS.connectionFailed
-    }
-  }
-
-  async function answer(stream: Stream, connection: Connection): Promise<void> {
-    const signal = clock.deadline(DEADLINES.relayMs, 'a relay request', stopping.signal)
-    const messages = lpStream(stream, { maxDataLength: RELAY_MESSAGE_BYTES })
-    const reply = (status: HopStatus): Promise<void> =>
-      messages.write(encodeHopStatus(status), { signal })
-    const refuse = async (status: RelayStatus, label: string): Promise<void> => {
-      metrics.add('relay_requests_total', 1, label)
-      await reply({ status })
-      await stream.close({ signal })
-    }
-    const request = decodeHopRequest((await messages.read({ signal })).subarray())
-    const from = connection.remotePeer
-    if (isRelayed(connection.remoteAddr)) {
-      return await refuse(RELAY_STATUS.permissionDenied, 'refused')
-    }
-    if (!requests.allows(from.toString())) {
-      return await refuse(RELAY_STATUS.resourceLimitExceeded, 'flood')
-    }
-    if (request.type === 'reserve') {
-      const status = reserve(connection)
-      if (status === undefined) return await refuse(RELAY_STATUS.reservationRefused, 'full')
-      metrics.add('relay_requests_total', 1, 'reserved')
-      await reply(status)
-      return await stream.close({ signal })
-    }
-    if (request.type !== 'connect' || request.peer === undefined) {
-      return await refuse(RELAY_STATUS.unexpectedMessage, 'refused')
-    }
-    const to = peerIdFromMultihash(Digest.decode(request.peer))
-    const circuit: Circuit = { from: from.toString(), to: to.toString() }
-    if (!isFree(circuit)) return await refuse(RELAY_STATUS.resourceLimitExceeded, 'full')
-    circuits.add(circuit)
-    try {
-      const target = await open(from, to, signal)
-      if (typeof target === 'number') return await refuse(target, 'refused')
-      await reply({ status: RELAY_STATUS.ok, limit }).catch((thrown: unknown) => {
-        target.abort(new Error(messageOf(thrown)))
-        throw thrown
-      })
-      metrics.add('relay_requests_total', 1, 'connected')
-      await join(circuit, messages.unwrap(), target)
-    } finally {
-      circuits.delete(circuit)
-    }
-  }
-
-  async function join(circuit: Circuit, source: Stream, target: Stream): Promise<void> {
-    const fault = await joinCircuit({
-      from: { peer: circuit.from, stream: source },
-      to: { peer: circuit.to, stream: target },
-      maxBytes: limits.circuitBytes,
-      maxMs: limits.circuitMs,
-      queue,
-      clock,
-      signal: stopping.signal,
-      onBytes: (count) => {
-        bytesRelayed += count
-        metrics.add('relay_bytes_total', count)
-      },
-    })
-    if (fault?.code !== 'limit_exceeded' && fault?.code !== 'timeout') return
-    metrics.add('relay_circuits_cut_total', 1, fault.code)
-    logger.info('circuit_cut', { ...circuit, message: fault.message })
-  }
-
   await libp2p.handle(
     HOP_PROTOCOL,
     (stream, connection) => {
-      answer(stream, connection).catch((thrown: unknown) => {
+      answer(relay, stream, connection).catch((thrown: unknown) => {
         metrics.add('relay_requests_total', 1, 'failed')
         logger.debug('relay_request_failed', { message: messageOf(thrown) })
         stream.abort(new Error(messageOf(thrown)))
@@ -238,19 +131,161 @@ export async function createRelayServer(options: RelayServerOptions): Promise<Re
     },
     { maxInboundStreams: limits.circuitsPerPeer + 4 },
   )
-
   return {
     limits,
     use: () => ({
-      reservations: reservations.size,
-      circuits: circuits.size,
-      bytes: bytesRelayed,
+      reservations: relay.reservations.size,
+      circuits: relay.circuits.size,
+      bytes: relay.bytesRelayed,
     }),
     async stop() {
       stopping.abort()
-      queue.stop()
+      relay.queue.stop()
       libp2p.removeEventListener('peer:disconnect', onDisconnect)
       await libp2p.unhandle(HOP_PROTOCOL)
     },
   }
+}
+
+async function answer(relay: Relay, stream: Stream, connection: Connection): Promise<void> {
+  const signal = relay.clock.deadline(DEADLINES.relayMs, 'a relay request', relay.stopping)
+  const messages = lpStream(stream, { maxDataLength: RELAY_MESSAGE_BYTES })
+  const request = decodeHopRequest((await messages.read({ signal })).subarray())
+  const outcome = await decide(relay, request, connection, signal)
+  if (!('target' in outcome)) {
+    relay.metrics.add('relay_requests_total', 1, outcome.label)
+    await messages.write(encodeHopStatus(outcome.status), { signal })
+    await stream.close({ signal })
+    return
+  }
+  const { circuit, target } = outcome
+  try {
+    const status = { status: RELAY_STATUS.ok, limit: relay.limit }
+    await messages.write(encodeHopStatus(status), { signal }).catch((thrown: unknown) => {
+      target.abort(new Error(messageOf(thrown)))
+      throw thrown
+    })
+    relay.metrics.add('relay_requests_total', 1, 'connected')
+    await join(relay, circuit, messages.unwrap(), target)
+  } finally {
+    relay.circuits.delete(circuit)
+  }
+}
+
+type RequestLabel = 'reserved' | 'refused' | 'full' | 'flood'
+
+/** An answer and its label in the metrics, or a circuit, which takes its place from now on, to be joined. */
+type Outcome = { status: HopStatus; label: RequestLabel } | { circuit: Circuit; target: Stream }
+
+async function decide(
+  relay: Relay,
+  request: HopRequest,
+  connection: Connection,
+  signal: AbortSignal,
+): Promise<Outcome> {
+  const refuse = (status: RelayStatus, label: RequestLabel): Outcome => ({
+    status: { status },
+    label,
+  })
+  const from = connection.remotePeer
+  if (isRelayed(connection.remoteAddr)) return refuse(RELAY_STATUS.permissionDenied, 'refused')
+  if (!relay.requests.allows(from.toString())) {
+    return refuse(RELAY_STATUS.resourceLimitExceeded, 'flood')
+  }
+  if (request.type === 'reserve') {
+    const status = reserve(relay, connection)
+    return status === undefined
+      ? refuse(RELAY_STATUS.reservationRefused, 'full')
+      : { status, label: 'reserved' }
+  }
+  if (request.type !== 'connect' || request.peer === undefined) {
+    return refuse(RELAY_STATUS.unexpectedMessage, 'refused')
+  }
+  const to = peerIdFromMultihash(Digest.decode(request.peer))
+  const circuit: Circuit = { from: from.toString(), to: to.toString() }
+  if (!isFree(relay, circuit)) return refuse(RELAY_STATUS.resourceLimitExceeded, 'full')
+  relay.circuits.add(circuit)
+  const target = await open(relay, from, to, signal).catch((thrown: unknown) => {
+    relay.circuits.delete(circuit)
+    throw thrown
+  })
+  if (typeof target !== 'number') return { circuit, target }
+  relay.circuits.delete(circuit)
+  return refuse(target, 'refused')
+}
+
+/** Undefined when there is no place left. */
+function reserve(relay: Relay, connection: Connection): HopStatus | undefined {
+  const { limits, reservations, limit } = relay
+  const peer = connection.remotePeer.toString()
+  const host = hostOf(connection.remoteAddr)
+  const ofHost = [...reservations.values()].filter((other) => other.host === host).length
+  const isFull =
+    reservations.size >= limits.reservations ||
+    (host !== undefined && ofHost >= Math.max(1, limits.reservations * HOST_SHARE))
+  if (isFull && !reservations.has(peer)) return undefined
+  reservations.set(peer, { host })
+  const addresses = relay.addresses().map(({ bytes }) => bytes)
+  // The protocol dates reservations by the wall clock.
+  const expiresSeconds = Math.round(Date.now() / 1000) + RESERVATION_SECONDS
+  return { status: RELAY_STATUS.ok, limit, reservation: { expiresSeconds, addresses } }
+}
+
+function isFree({ circuits, limits }: Relay, { from, to }: Circuit): boolean {
+  const ofCaller = [...circuits].filter((circuit) => circuit.from === from).length
+  const ofCalled = [...circuits].filter((circuit) => circuit.to === to).length
+  return (
+    circuits.size < limits.circuits &&
+    ofCaller < limits.circuitsPerPeer &&
+    // A popular peer leaves half of all circuits to the others.
+    ofCalled < Math.max(limits.circuitsPerPeer, limits.circuits / 2)
+  )
+}
+
+/** The stream to the called peer, or why there is none. */
+async function open(
+  { libp2p, limits, limit, reach }: Relay,
+  from: PeerId,
+  to: PeerId,
+  signal: AbortSignal,
+): Promise<Stream | RelayStatus> {
+  const connection = libp2p
+    .getConnections(to)
+    .find(({ status, remoteAddr }) => status === 'open' && !isRelayed(remoteAddr))
+  const reached = connection ?? (await reach(to, signal).catch(() => undefined))
+  if (reached === undefined) return RELAY_STATUS.noReservation
+  const stream = await reached.newStream(STOP_PROTOCOL, {
+    signal,
+    maxOutboundStreams: limits.circuits,
+  })
+  try {
+    const messages = lpStream(stream, { maxDataLength: RELAY_MESSAGE_BYTES })
+    await messages.write(encodeStopConnect(from.toMultihash().bytes, limit), { signal })
+    const status = decodeStopStatus((await messages.read({ signal })).subarray())
+    if (status !== RELAY_STATUS.ok) throw new Error(`the peer answered ${status}`)
+    return messages.unwrap()
+  } catch (thrown) {
+    stream.abort(new Error(messageOf(thrown)))
+    return RELAY_STATUS.connectionFailed
+  }
+}
+
+async function join(relay: Relay, circuit: Circuit, source: Stream, target: Stream): Promise<void> {
+  const { limits, queue, clock, logger, metrics } = relay
+  const fault = await joinCircuit({
+    from: { peer: circuit.from, stream: source },
+    to: { peer: circuit.to, stream: target },
+    maxBytes: limits.circuitBytes,
+    maxMs: limits.circuitMs,
+    queue,
+    clock,
+    signal: relay.stopping,
+    onBytes: (count) => {
+      relay.bytesRelayed += count
+      metrics.add('relay_bytes_total', count)
+    },
+  })
+  if (fault?.code !== 'limit_exceeded' && fault?.code !== 'timeout') return
+  metrics.add('relay_circuits_cut_total', 1, fault.code)
+  logger.info('circuit_cut', { ...circuit, message: fault.message })
 }

@@ -6,7 +6,9 @@ import { abortReason } from '../src/clock.ts'
 import { messageOf, ShoalError } from '../src/errors.ts'
 import { gptSchema } from '../src/model/gpt.ts'
 import type { ModelSpec } from '../src/run/manifest.ts'
-import { barsOf, type Bar, type Scope } from './convergence-bars.ts'
+import { CHURN_COLUMNS, churnRows, type ChurnRow } from './churn-bars.ts'
+import type { Bar } from './comparison.ts'
+import { barsOf } from './convergence-bars.ts'
 import { convergenceSetup, LEARNING_RATE } from './convergence-setup.ts'
 import { FINDING_COLUMNS, isMet, type Finding } from './finding.ts'
 import { createSimulationPool, type FinishedSimulation } from './simulation-pool.ts'
@@ -22,7 +24,8 @@ const USAGE = `npm run bench -- convergence [options]
 Trains swarms in one process with the real engine and outer step, and holds their losses against the bars.
 
   --quick             under a minute: exactness, direction, message size, consensus
-  --full              also 16 peers for 2000 steps, and a second seed
+  --churn             failing peers and skewed data instead: 4, 8 and 16 peers against data parallel
+  --full              everything, also 16 peers for 2000 steps, and a second seed
   --only BARS         some of the bars, such as b3,b4
   --seeds N           average the losses over N seeds
   --learning-rate X   of the inner AdamW
@@ -54,7 +57,9 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
   try {
     const findings = (await Promise.all(options.bars.map((bar) => bar.measure(pool)))).flat()
     status.draw([])
-    const report = { pool, findings, seconds: (performance.now() - startedMs) / 1000 }
+    const hasChurn = options.bars.some(({ id }) => id === 'B6')
+    const churn = hasChurn ? await churnRows(pool) : []
+    const report = { pool, findings, churn, seconds: (performance.now() - startedMs) / 1000 }
     process.stdout.write(options.json ? `${JSON.stringify(jsonOf(report))}\n` : textOf(report))
     return findings.every(isMet) ? 0 : 1
   } catch (fault) {
@@ -82,10 +87,12 @@ const ENGINES_MAX = 8
 function readOptions(args: readonly string[]): Options | undefined {
   const { values } = parseOptions(args)
   if (values.help === true) return undefined
-  if (values.quick === true && values.full === true) {
-    throw new ShoalError('usage', '--quick and --full exclude one another: choose one')
+  const [scope = 'default', other] = (['quick', 'churn', 'full'] as const).filter(
+    (each) => values[each] === true,
+  )
+  if (other !== undefined) {
+    throw new ShoalError('usage', `--${scope} and --${other} exclude one another: choose one`)
   }
-  const scope: Scope = values.quick === true ? 'quick' : values.full === true ? 'full' : 'default'
   const bars = barsOf(scope)
   return {
     bars: values.only === undefined ? bars : chooseBars(bars, values.only),
@@ -109,6 +116,7 @@ function parseOptions(args: readonly string[]) {
       args: [...args],
       options: {
         quick: { type: 'boolean' },
+        churn: { type: 'boolean' },
         full: { type: 'boolean' },
         only: { type: 'string' },
         seeds: { type: 'string' },
@@ -162,30 +170,33 @@ function numberOf(
 interface Report {
   pool: SimulationPool
   findings: readonly Finding[]
+  churn: readonly ChurnRow[]
   seconds: number
 }
 
-function textOf({ pool, findings, seconds }: Report): string {
+function textOf({ pool, findings, churn, seconds }: Report): string {
   const { inner, innerSteps, batchSequences, model } = pool.setup
   const failed = findings.filter((finding) => !isMet(finding)).length
   return [
     `engine ${pool.backend}; GPT of ${gptSchema(model).size} parameters with ${model.activation}; H ${innerSteps}, ${batchSequences} x ${model.context} tokens per peer and step, AdamW ${inner.learningRate}`,
     '',
     ...(pool.finished.length === 0 ? [] : [formatTable(SIMULATION_COLUMNS, sorted(pool))]),
+    ...(churn.length === 0 ? [] : [formatTable(CHURN_COLUMNS, churn)]),
     formatTable(FINDING_COLUMNS, findings),
     `${findings.length - failed} of ${findings.length} pass, ${seconds.toFixed(0)} s`,
     '',
   ].join('\n')
 }
 
-function jsonOf({ pool, findings, seconds }: Report): object {
-  const { dataset: _, ...setup } = pool.setup
+function jsonOf({ pool, findings, churn, seconds }: Report): object {
+  const { dataset: _, shards: _shards, ...setup } = pool.setup
   return {
     bench: name,
     engine: pool.backend,
     parameters: gptSchema(setup.model).size,
     setup,
     bars: findings.map((finding) => ({ ...finding, pass: isMet(finding) })),
+    churn,
     simulations: sorted(pool),
     seconds,
   }

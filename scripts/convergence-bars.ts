@@ -18,41 +18,9 @@ import {
 } from './convergence-cases.ts'
 import { exactness } from './exactness.ts'
 import type { Finding } from './finding.ts'
-import type { SimulationFigures } from './simulation.ts'
+import { churnBars } from './churn-bars.ts'
+import { excess, meanOf, type Bar } from './comparison.ts'
 import type { SimulationPool, SwarmCase } from './simulation-pool.ts'
-
-export interface Bar {
-  id: string
-  measure(pool: SimulationPool): Promise<Finding[]>
-}
-
-type Figure = keyof Pick<SimulationFigures, 'merged' | 'replicaMean' | 'replicaWorst' | 'drift'>
-
-/** Mean over the seeds. */
-async function meanOf(pool: SimulationPool, swarm: SwarmCase, figure: Figure): Promise<number> {
-  const figures = await pool.figures(swarm)
-  return figures.reduce((sum, each) => sum + each[figure], 0) / figures.length
-}
-
-interface Comparison {
-  bar: string
-  swarm: SwarmCase
-  against: SwarmCase
-  limit: number
-}
-
-/** By how much the merged model's loss exceeds another's. */
-async function excess(pool: SimulationPool, comparison: Comparison): Promise<Finding> {
-  const { bar, swarm, against, limit } = comparison
-  const [loss, reference] = await Promise.all([
-    meanOf(pool, swarm, 'merged'),
-    meanOf(pool, against, 'merged'),
-  ])
-  const figure = loss / reference - 1
-  const what = against.name.replace(/, N = .*/, '')
-  const configuration = `${swarm.name}: loss over ${what}`
-  return { bar, configuration, figure, relation: '<=', limit, unit: 'excess' }
-}
 
 interface Target {
   peers: number
@@ -253,13 +221,14 @@ function consensus(): Promise<Finding[]> {
   return Promise.resolve(findings)
 }
 
-export type Scope = 'quick' | 'default' | 'full'
+export type Scope = 'quick' | 'default' | 'full' | 'churn'
 
 /** The bars of a scope. The pool runs simulations in the order in which bars ask for them: the longest first. */
 export function barsOf(scope: Scope): Bar[] {
   const exact: Bar = { id: 'B2', measure: exactness }
   const agreeing: Bar = { id: 'B10', measure: consensus }
   if (scope === 'quick') return [exact, ...directionBars(), agreeing]
+  if (scope === 'churn') return churnBars()
   const inFull = <T>(...targets: T[]): T[] => (scope === 'full' ? targets : [])
   const pairsOf4 = { peers: 4, groupSize: 2 }
   const pairsOf8 = { peers: 8, groupSize: 2 }
@@ -315,5 +284,6 @@ export function barsOf(scope: Scope): Bar[] {
     { id: 'B8', measure: sanity },
     exact,
     agreeing,
+    ...(scope === 'full' ? churnBars() : []),
   ]
 }

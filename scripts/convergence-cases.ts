@@ -37,3 +37,22 @@ export const dataParallel = (peers: number, outerSteps: number): SwarmCase =>
   caseOf('data parallel', { kind: 'data-parallel' }, peers, outerSteps)
 export const alone = (peers: number, outerSteps: number): SwarmCase =>
   caseOf('alone', { kind: 'alone' }, peers, outerSteps)
+
+/** Failing peers, and peers that see one topic each; the group size is the product's own choice for N. */
+export interface Adversity {
+  /** Probability that a peer fails in a round. */
+  churn: number
+  sharded: boolean
+}
+export const adverse = (
+  peers: number,
+  outerSteps: number,
+  { churn, sharded }: Adversity,
+): SwarmCase => {
+  const plain = gossip(peers, peers < 8 ? 2 : 4, outerSteps)
+  const what = [
+    ...(sharded ? ['one topic each'] : []),
+    ...(churn > 0 ? [`churn ${100 * churn} %`] : []),
+  ]
+  return { ...plain, name: [plain.name, ...what].join(', '), churn, sharded }
+}

@@ -1,6 +1,6 @@
 /** What the swarms of the benches train. */
 import { innerOptimizerSchema, type ModelSpec } from '../src/run/manifest.ts'
-import { ALPHABET, corpusDataset } from './corpus.ts'
+import { ALPHABET, corpusDataset, topicShards } from './corpus.ts'
 import type { SimulationSetup } from './simulation.ts'
 
 /**
@@ -15,6 +15,7 @@ export async function convergenceSetup(
   activation: ModelSpec['activation'] = 'relu-squared',
 ): Promise<SimulationSetup> {
   const context = 32
+  const dataset = await corpusDataset(context)
   return {
     model: {
       kind: 'gpt',
@@ -25,7 +26,8 @@ export async function convergenceSetup(
       vocabulary: ALPHABET.length,
       activation,
     },
-    dataset: await corpusDataset(context),
+    dataset,
+    shards: topicShards(dataset),
     batchSequences: 8,
     inner: innerOptimizerSchema.parse({ learningRate }),
     innerSteps: 20,

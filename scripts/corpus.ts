@@ -56,6 +56,15 @@ export function corpusDataset(context: number): Promise<Dataset> {
   )
 }
 
+/** For peers that train on one topic each; what is held out is of all topics. */
+export function topicShards({ train, validation }: Dataset): Dataset[] {
+  const tokens = train.length / TOPICS
+  return Array.from({ length: TOPICS }, (_, topic) => ({
+    train: train.subarray(topic * tokens, (topic + 1) * tokens),
+    validation,
+  }))
+}
+
 /** Distinct words of one to three syllables. */
 function createLexicon({ uniform, integer }: Dice): string[] {
   const consonant = (): string => CONSONANTS.charAt(integer(CONSONANTS.length))

@@ -6,21 +6,27 @@
  */
 import { createHash } from 'node:crypto'
 import { systemClock } from '../src/clock.ts'
+import type { Dataset } from '../src/data/dataset.ts'
+import { ShoalError } from '../src/errors.ts'
 import { initialParameters } from '../src/model/initial-parameters.ts'
 import { weightedMean } from '../src/optim/combine.ts'
 import { consensusDistance } from '../src/optim/consensus.ts'
 import type { OuterState } from '../src/optim/outer.ts'
+import { seededRandom } from '../src/random.ts'
 import { contributionBytes, encodeHeader, type Contribution } from '../src/run/contribution.ts'
 import type { Averaging } from '../src/run/manifest.ts'
 import { applyRound, contributionOf, initialOuterState } from '../src/run/outer-update.ts'
-import { groupsOf } from '../src/run/partners.ts'
 import type { Engine, Trainer, TrainerSpec } from '../src/run/trainer.ts'
 import { float32Bytes } from '../src/tensor/float32-bytes.ts'
 import { schemaHash } from '../src/tensor/schema.ts'
 import { subtract } from '../src/tensor/vector.ts'
+import { simulateRound, type SimulatedRound } from './simulated-round.ts'
 
 /** What the swarms that are compared have in common. */
-export type SimulationSetup = Omit<TrainerSpec, 'outerSteps' | 'streams' | 'seed'>
+export interface SimulationSetup extends Omit<TrainerSpec, 'outerSteps' | 'streams' | 'seed'> {
+  /** Parts of the data that peers in turn train on in a case that is sharded. */
+  shards?: readonly Dataset[]
+}
 
 /** Targets of the fixed held-out set that losses are measured on. */
 const VALIDATION_TOKENS = 8192
@@ -38,6 +44,13 @@ export interface SimulationCase {
   outerSteps: number
   /** Names the run: initial parameters, batches and groups follow from it. */
   seed: string
+  /** Whether each peer sees only one of the setup's shards. */
+  sharded?: boolean
+  /**
+   * Probability that a peer fails in a round: what it has trained since the last one is lost, it answers nobody, and it
+   * comes back as a newcomer with the parameters of another. At least one peer does not.
+   */
+  churn?: number
 }
 
 export interface SimulationFigures {
@@ -69,6 +82,8 @@ interface SimulatedPeer {
   name: string
   trainer: Trainer
   outer: OuterState
+  /** Inner-optimizer state of a newcomer. */
+  newcomer: Uint8Array
   /** Of the last inner steps. */
   tokens: number
 }
@@ -84,21 +99,26 @@ export async function simulate(
   const peers: SimulatedPeer[] = []
   try {
     const initial = initialParameters(setup.model, simulated.seed)
-    for (const streams of streamsOf(simulated)) {
-      const trainer = await openTrainer(engine, setup, simulated, streams, initial)
+    for (const [index, streams] of streamsOf(simulated).entries()) {
+      const dataset = simulated.sharded === true ? shardOf(setup, index) : setup.dataset
+      const trainer = await openTrainer(engine, { ...setup, dataset }, simulated, streams, initial)
       const outer =
         method.kind === 'averaging'
           ? initialOuterState(method.averaging, initial.slice())
           : { parameters: initial.slice(), momentum: new Float32Array(initial.length) }
-      peers.push({ name: streams.join(' '), trainer, outer, tokens: 0 })
+      const newcomer = await trainer.exportOptimizer()
+      peers.push({ name: streams.join(' '), trainer, outer, newcomer, tokens: 0 })
     }
     let messageBytes = 0
     for (let outerStep = 0; outerStep < simulated.outerSteps; outerStep++) {
-      for (const peer of peers) {
+      const alive = peersAlive(peers, simulated, outerStep)
+      for (const peer of alive) {
         peer.tokens = (await peer.trainer.innerSteps(outerStep, { signal })).tokens
       }
       if (method.kind === 'averaging') {
-        messageBytes = await averageOnce(peers, method.averaging, simulated.seed, outerStep)
+        const round = { averaging: method.averaging, run: simulated.seed, outerStep, signal }
+        messageBytes = await averageOnce(peers, alive, round)
+        await rejoin(peers, alive, round)
       }
       onOuterStep?.(outerStep + 1)
     }
@@ -111,6 +131,43 @@ export async function simulate(
     }
   } finally {
     await Promise.all(peers.map(({ trainer }) => trainer.close()))
+  }
+}
+
+function shardOf({ shards }: SimulationSetup, index: number): Dataset {
+  const shard = shards?.[index % shards.length]
+  if (shard === undefined) throw new ShoalError('internal', 'a sharded case needs shards')
+  return shard
+}
+
+/** The peers that do not fail in the round of an outer step. */
+function peersAlive(
+  peers: readonly SimulatedPeer[],
+  { churn = 0, seed }: SimulationCase,
+  outerStep: number,
+): readonly SimulatedPeer[] {
+  if (churn === 0) return peers
+  const random = seededRandom('churn', seed, outerStep)
+  const alive = peers.filter(() => random.uniform() >= churn)
+  const survivor = peers[random.integer(peers.length)]
+  return alive.length > 0 || survivor === undefined ? alive : [survivor]
+}
+
+/** Those that have failed take over the parameters of another, as a newcomer does; all else starts anew. */
+async function rejoin(
+  peers: readonly SimulatedPeer[],
+  alive: readonly SimulatedPeer[],
+  { averaging, run, outerStep }: Pick<SimulatedRound, 'averaging' | 'run' | 'outerStep'>,
+): Promise<void> {
+  const random = seededRandom('rejoin', run, outerStep)
+  for (const peer of peers) {
+    if (alive.includes(peer)) continue
+    const donor = alive[random.integer(alive.length)]!
+    peer.outer = initialOuterState(averaging, donor.outer.parameters.slice())
+    // Where all peers share it, it is part of the checkpoint.
+    if (averaging.rule === 'diloco') peer.outer.momentum.set(donor.outer.momentum)
+    await peer.trainer.writeParameters(peer.outer.parameters)
+    await peer.trainer.importOptimizer(peer.newcomer)
   }
 }
 
@@ -132,36 +189,28 @@ export function openTrainer(
   streams: readonly string[],
   parameters: Float32Array,
 ): Promise<Trainer> {
-  return engine.open({ ...setup, outerSteps, streams, seed }, parameters)
+  const { shards: _, ...spec } = setup
+  return engine.open({ ...spec, outerSteps, streams, seed }, parameters)
 }
 
-/** One round of the whole swarm. Returns the bytes of one peer's message. */
+/** One round of the peers that have not failed. Returns the bytes of one peer's message. */
 async function averageOnce(
   peers: readonly SimulatedPeer[],
-  averaging: Averaging,
-  run: string,
-  outerStep: number,
+  alive: readonly SimulatedPeer[],
+  round: Omit<SimulatedRound, 'members' | 'contributions'>,
 ): Promise<number> {
-  const contributions = new Map<string, Contribution>()
-  for (const peer of peers) {
-    contributions.set(peer.name, await contribute(peer, averaging, run, outerStep))
+  const { averaging, run, outerStep } = round
+  const given: Contribution[] = []
+  for (const peer of alive) given.push(await contribute(peer, averaging, run, outerStep))
+  const members = peers.map(({ name }) => name)
+  const combined = await simulateRound({ ...round, members, contributions: given })
+  for (const { name, outer, trainer } of alive) {
+    const contributions = combined.get(name) ?? []
+    const swarm = peers.length
+    await applyRound({ averaging, outer, self: name, contributions, swarm }, systemClock)
+    await trainer.writeParameters(outer.parameters)
   }
-  const names = peers.map(({ name }) => name)
-  const isAllReduce = averaging.rule === 'diloco'
-  const groups = isAllReduce ? [names] : groupsOf(run, outerStep, names, averaging.groupSize)
-  for (const peer of peers) {
-    const group = groups.find((members) => members.includes(peer.name)) ?? [peer.name]
-    const update = {
-      averaging,
-      outer: peer.outer,
-      self: peer.name,
-      contributions: [...group].sort().flatMap((name) => contributions.get(name) ?? []),
-      swarm: peers.length,
-    }
-    await applyRound(update, systemClock)
-    await peer.trainer.writeParameters(peer.outer.parameters)
-  }
-  return Math.max(...Array.from(contributions.values(), messageBytesOf))
+  return Math.max(...given.map(messageBytesOf))
 }
 
 async function contribute(

@@ -1,6 +1,6 @@
 /** What the demo shows while the swarm trains. */
 import { bytes, decimal, duration, integer, table } from '../../node/cli/format.ts'
-import { plot } from './plot.ts'
+import { plot } from '../../node/cli/plot.ts'
 import type { PeerFrame } from './swarm.ts'
 
 const PLOT_SIZE = { width: 60, height: 6 }

@@ -5,14 +5,13 @@
  */
 import { withDeadline, type Clock } from '../clock.ts'
 import { ShoalError } from '../errors.ts'
-import { LIMITS } from '../limits.ts'
 import { isFiniteVector } from '../tensor/vector.ts'
 import { commitState } from './commit.ts'
 import type { Contribution } from './contribution.ts'
 import { plannedTokens } from './model-schema.ts'
 import { applyRound, contributingMoves, contributionOf, takeBack } from './outer-update.ts'
 import { planInnerSteps, type InnerPlan } from './pace.ts'
-import { partnersOf, type Partners } from './partners.ts'
+import { choosePartners, type Partners } from './partners.ts'
 import { reconcile } from './rejoin.ts'
 import { performRound, type RoundResult } from './round.ts'
 import { bytesReceived, bytesSent, publishRecord, setStatus, type ReadyRun } from './run-context.ts'
@@ -54,7 +53,7 @@ export async function trainOuterStep(run: ReadyRun, signal: AbortSignal): Promis
   const result = await performRound(run.exchange, run.clock, {
     key: { outerStep, phase: 'outer' },
     own,
-    partners: choosePartners(run, outerStep),
+    partners: partnersOfStep(run, outerStep),
     exact: isExact,
     staleness: manifest.limits.staleness,
     patienceMs: run.pace.patienceMs(plan, plan.targetMs - elapsedMs, lag),
@@ -177,12 +176,10 @@ async function pseudoGradientOf(run: ReadyRun): Promise<Float32Array> {
   return local
 }
 
-function choosePartners(run: ReadyRun, outerStep: number): Partners {
-  const { averaging } = run.manifest
-  const members = run.membership.trainers(outerStep).map(({ peer }) => peer)
-  if (averaging.rule === 'diloco')
-    return { group: members.slice(0, LIMITS.groupPeers - 1), candidates: [] }
-  return partnersOf(run.self, run.id, outerStep, members, averaging.groupSize)
+function partnersOfStep(run: ReadyRun, outerStep: number): Partners {
+  const { id, self, manifest, membership } = run
+  const members = membership.trainers(outerStep).map(({ peer }) => peer)
+  return choosePartners({ self, run: id, averaging: manifest.averaging }, outerStep, members)
 }
 
 function noteRound(

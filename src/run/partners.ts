@@ -5,7 +5,9 @@
  * (MoDeST's hash-sorted view, arXiv 2302.13837). Same view, same groups, no negotiation; a new random matching each
  * step, which nobody chooses.
  */
+import { LIMITS } from '../limits.ts'
 import { hashOf } from '../random.ts'
+import type { Averaging } from './manifest.ts'
 
 /** Members in the order of this step's hash. */
 export function shuffledMembers(
@@ -62,4 +64,16 @@ export function partnersOf(
     group: own.filter((peer) => peer !== self).sort(),
     candidates: following.filter((peer) => !own.includes(peer)),
   }
+}
+
+/** Partners by the manifest's rule: the whole swarm for `diloco`, else the own group. `members` are ordered by peer id. */
+export function choosePartners(
+  { self, run, averaging }: { self: string; run: string; averaging: Averaging },
+  outerStep: number,
+  members: readonly string[],
+): Partners {
+  if (averaging.rule === 'diloco') {
+    return { group: members.slice(0, LIMITS.groupPeers - 1), candidates: [] }
+  }
+  return partnersOf(self, run, outerStep, members, averaging.groupSize)
 }

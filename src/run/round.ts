@@ -26,6 +26,9 @@ export interface RoundResult {
   times: RoundTimes
 }
 
+/** What a round needs of the exchange. */
+export type RoundExchange = Pick<Exchange, 'offer' | 'setCollected' | 'pull' | 'collectedBy'>
+
 export interface RoundInput {
   key: RoundKey
   own: Contribution
@@ -49,7 +52,7 @@ const CANDIDATES_ASKED = 2
 const AGREEMENT_PATIENCE = 2
 
 export async function performRound(
-  exchange: Exchange,
+  exchange: RoundExchange,
   clock: Clock,
   input: RoundInput,
 ): Promise<RoundResult> {
@@ -70,7 +73,7 @@ export async function performRound(
 
 /** What the group answers, and when that is nothing, one of the candidates. */
 async function collect(
-  exchange: Exchange,
+  exchange: RoundExchange,
   { key, own, partners, exact, patienceMs, transferMs }: RoundInput,
   signal: AbortSignal,
 ): Promise<Map<string, Pulled>> {
@@ -98,7 +101,7 @@ interface Agreed {
 
 /** The set of contributions that everyone who answers has: each peer states what it collected. */
 async function agree(
-  exchange: Exchange,
+  exchange: RoundExchange,
   { key, own, patienceMs }: RoundInput,
   collected: Contribution[],
   signal: AbortSignal,

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createEngine } from '../../../node/engine/engine.ts'
 import { consensusTrials } from '../../../scripts/consensus-trials.ts'
 import { EXACT, gossipOf } from '../../../scripts/convergence-cases.ts'
-import { ALPHABET, corpusDataset } from '../../../scripts/corpus.ts'
+import { ALPHABET, corpusDataset, topicShards } from '../../../scripts/corpus.ts'
 import { simulate, type Method, type SimulationSetup } from '../../../scripts/simulation.ts'
 import { singleProcessDiloco } from '../../../scripts/single-process-diloco.ts'
 import { ShoalError } from '../../../src/errors.ts'
@@ -18,6 +18,7 @@ let setup: SimulationSetup
 
 beforeAll(async () => {
   engine = await createEngine({ threads: 1 })
+  const dataset = await corpusDataset(CONTEXT)
   setup = {
     model: {
       kind: 'gpt',
@@ -28,7 +29,8 @@ beforeAll(async () => {
       vocabulary: ALPHABET.length,
       activation: 'relu-squared',
     },
-    dataset: await corpusDataset(CONTEXT),
+    dataset,
+    shards: topicShards(dataset),
     batchSequences: 4,
     inner: innerOptimizerSchema.parse({ learningRate: 1e-2, warmupSteps: 2 }),
     innerSteps: 4,
@@ -81,6 +83,30 @@ describe('simulated swarm', () => {
     expect(figures.drift).toBe(0)
     // Loss of a model that knows nothing.
     expect(figures.merged).toBeLessThan(Math.log(ALPHABET.length))
+  })
+
+  test.each(['gossip-diloco', 'diloco'] as const)(
+    'loses what failing peers do: %s',
+    async (rule) => {
+      const method = gossipOf(2, { rule })
+      const simulated = { method, peers: 4, outerSteps: OUTER_STEPS, seed: 'seed', churn: 0.5 }
+      const first = await simulate(engine, setup, simulated, { signal })
+      const again = await simulate(engine, setup, simulated, { signal })
+      expect(again.figures).toEqual(first.figures)
+      expect(first.figures.hash).not.toBe((await run(method, 4)).figures.hash)
+      // All-reduce peers, newcomers among them, hold the same parameters.
+      if (rule === 'diloco') expect(first.figures.drift).toBe(0)
+      expect(first.figures.merged).toBeLessThan(Math.log(ALPHABET.length))
+    },
+  )
+
+  test('gives peers different data when it is sharded', async () => {
+    const simulated = { method: gossipOf(2), peers: 4, outerSteps: OUTER_STEPS, seed: 'seed' }
+    const { figures } = await simulate(engine, setup, { ...simulated, sharded: true }, { signal })
+    const alike = await run(gossipOf(2), 4)
+    expect(figures.hash).not.toBe(alike.figures.hash)
+    // Only the data differs: as many tokens, as many bytes.
+    expect(figures.messageBytes).toBe(alike.figures.messageBytes)
   })
 
   test('ends when aborted', async () => {

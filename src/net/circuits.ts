@@ -43,6 +43,8 @@ export interface Circuits {
   reservations(): Reservation[]
   /** Makes a reservation with a connected relay, or makes it again. Rejects when the relay refuses. */
   reserve(relay: string, signal: AbortSignal): Promise<void>
+  /** Beside whatever else is being dialled. */
+  dial(address: Multiaddr, signal: AbortSignal): Promise<Connection>
   /** Takes no more calls through relays. */
   release(): void
   start(): Promise<void>
@@ -143,7 +145,7 @@ function connectionLimits(limit: CircuitLimit | undefined): ConnectionLimits | u
 
 /** Not started yet. */
 export function createCircuits(components: Components, clock: Clock): Circuits {
-  const { registrar, connectionManager, events } = components
+  const { registrar, connectionManager, transportManager, events } = components
   const held = createHeldReservations(components)
   const stopping = new AbortController()
   return {
@@ -160,6 +162,7 @@ export function createCircuits(components: Components, clock: Clock): Circuits {
         renewAt: clock.now() + lifetimeMs(reservation?.expiresSeconds) / 2,
       })
     },
+    dial: (address, signal) => transportManager.dial(address, { signal }),
     release: () => held.release(),
     async start() {
       events.addEventListener('connection:close', held.onClose)

@@ -171,7 +171,8 @@ async function attach(
     ...base,
     libp2p,
     stallMs,
-    connectionTo: (peer, signal) => connectionTo(peer, { libp2p, untilServer }, signal),
+    connectionTo: (peer, signal) =>
+      connectionTo(peer, { libp2p, untilServer, clock: base.clock }, signal),
   })
   const cache = await createPeerCache({ ...base, records, peerStore: libp2p.peerStore })
   const onIdentified = (id: PeerId): void => cache.note(id)

@@ -23,42 +23,88 @@ import { neighbouringRelays } from './relays.ts'
 const MEETINGS = 16
 /** Neighbouring relays that a peer is sought behind. */
 const RELAYS_TRIED = 4
+/** For known addresses, before the DHT is asked for others. */
+const KNOWN_MS = 6_000
+/** An attempt that has taken this long is late: a handshake is 5 round trips. */
+const STAGGER_MS = 1_000
 
 export interface PeerDialOptions {
-  libp2p: Pick<Libp2pNode, 'getConnections' | 'dial' | 'peerStore' | 'peerRouting'>
+  libp2p: Pick<Libp2pNode, 'getConnections' | 'dial' | 'peerStore' | 'peerRouting' | 'services'>
   /** Waits for the first DHT server to ask. */
   untilServer: (signal: AbortSignal) => Promise<void>
+  clock: Clock
 }
 
 /**
  * The oldest direct connection first (a dial-back adds one for a moment), then any. Dials when there is none: where the
- * peer was known to be, then where the DHT says that it is now, and behind the relays around.
+ * peer was known to be and behind the relays around, then where the DHT says that it is now.
  */
 export async function connectionTo(
   peer: string,
-  { libp2p, untilServer }: PeerDialOptions,
+  options: PeerDialOptions,
   signal: AbortSignal,
 ): Promise<Connection> {
+  const { libp2p, untilServer, clock } = options
   const id = peerIdFromString(peer)
   const open = libp2p.getConnections(id).filter(({ status }) => status === 'open')
   const [existing] = [...open.filter(({ remoteAddr }) => isDirect(remoteAddr)), ...open]
   if (existing !== undefined) return existing
   const known = await shortened(libp2p, await knownAddresses(libp2p, id))
+  const around = await sharedRelays(libp2p, id)
   try {
-    if (known.length > 0) return await libp2p.dial(known, { signal })
+    const limit = clock.deadline(KNOWN_MS, 'dialling known addresses', signal)
+    if (known.length > 0) return await dialAny([...known, ...around], options, limit)
   } catch (thrown) {
     if (signal.aborted) throw thrown
   }
   await untilServer(signal)
   const found = await shortened(libp2p, await foundAddresses(libp2p, id, signal))
   const tried = new Set(known.map(String))
-  const others = new Map(
-    [...found, ...(await sharedRelays(libp2p, id))]
-      .filter((address) => !tried.has(address.toString()))
-      .map((address) => [address.toString(), address]),
-  )
-  if (others.size === 0) throw new ShoalError('peer_unreachable', 'no address of it answers')
-  return await libp2p.dial([...others.values()].slice(0, LIMITS.peerAddresses), { signal })
+  const others = [...found.filter((address) => !tried.has(address.toString())), ...around]
+  if (others.length === 0) throw new ShoalError('peer_unreachable', 'no address of it answers')
+  return await dialAny(others, options, signal)
+}
+
+/**
+ * What leads straight to the peer first, then each relay; the first connection ends the other attempts. One begins when
+ * the one before has failed, or is late (as RFC 8305 has it): most addresses that do not work do not even refuse.
+ */
+async function dialAny(
+  addresses: readonly Multiaddr[],
+  { libp2p, clock }: PeerDialOptions,
+  signal: AbortSignal,
+): Promise<Connection> {
+  const distinct = new Map(addresses.map((address) => [address.toString(), address]))
+  const tried = [...distinct.values()].slice(0, LIMITS.peerAddresses)
+  const direct = tried.filter((address) => isDirect(address))
+  const relayed = tried.filter((address) => isRelayed(address))
+  const done = new AbortController()
+  const limit = AbortSignal.any([signal, done.signal])
+  const attempts = [
+    ...(direct.length > 0 ? [() => libp2p.dial(direct, { signal: limit })] : []),
+    // Not by libp2p's queue, which dials one address of a peer after the other.
+    ...relayed.map((address) => () => libp2p.services.circuits.dial(address, limit)),
+  ]
+  let turn: Promise<unknown> = Promise.resolve()
+  const running = attempts.map((attempt) => {
+    const own = turn
+    const outcome = own.then(async () => {
+      limit.throwIfAborted()
+      const connection = await attempt()
+      done.abort()
+      return connection
+    })
+    const late = own.then(() => clock.sleep(STAGGER_MS, limit))
+    turn = Promise.race([outcome, late]).catch(() => {})
+    return outcome
+  })
+  try {
+    return await Promise.any(running)
+  } catch (thrown) {
+    throw thrown instanceof AggregateError ? thrown.errors[0] : thrown
+  } finally {
+    done.abort()
+  }
 }
 
 /** What the DHT says; nothing when it does not know the peer. */
@@ -99,7 +145,7 @@ function throughRelay(relay: string, peer: string): Multiaddr {
 
 /** As `connectionTo`, without relays, to addresses that are `allowed`. */
 export async function dialDirectly(
-  libp2p: PeerDialOptions['libp2p'],
+  libp2p: Pick<Libp2pNode, 'dial' | 'peerStore' | 'peerRouting'>,
   peer: PeerId,
   allowed: (address: Multiaddr) => boolean,
   signal: AbortSignal,
@@ -162,7 +208,7 @@ function rank(address: Multiaddr): number {
 /** A multiaddr or a peer id; resolves to the peer id. Rejects with `link_invalid` or `peer_unreachable`. */
 export async function connectTo(
   target: string,
-  options: PeerDialOptions & { clock: Clock },
+  options: PeerDialOptions,
   signal?: AbortSignal,
 ): Promise<string> {
   const { libp2p, clock } = options

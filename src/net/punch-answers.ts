@@ -54,7 +54,9 @@ export function servePunches(context: PathContext): () => void {
       limited(peer)
       const { addresses } = parsePath(dialSchema, request)
       const candidates = dialable(peer, { addresses, hosts: [] }, ['']).filter(isWorthy)
-      await dialPeer(peer, candidates.slice(0, 4), context)
+      await dialPeer(peer, candidates.slice(0, 4), context).catch((thrown: unknown) => {
+        logger.debug('path_failed', { peer, way: 'reverse', message: messageOf(thrown) })
+      })
       return encodeCbor({ isConnected: hasDirect(peer, context) })
     }),
     rpc.handle(PUNCH_METHOD, async (request, { peer }) => {

@@ -121,11 +121,12 @@ export async function createLibp2pNode(options: Libp2pNodeOptions): Promise<Libp
     datastore: createBoundedDatastore(LIMITS.datastoreEntries, (key) => key === selfKey),
     connectionManager: CONNECTIONS,
     connectionMonitor: {
-      // Half of the idle CPU of a many-node process at the default of 10 s. A cut link is noticed within 45 s here, and
+      // Half of the idle CPU of a many-node process at the default of 10 s. A cut link is noticed within 90 s here, and
       // by the deadline of any call that uses it.
       pingInterval: 30_000,
-      // A training node may be late by seconds without being gone.
-      pingTimeout: { minTimeout: 15_000 },
+      // A node whose machine is busy may be late by many seconds without being gone, and a ping is several messages: one
+      // that is given up takes the connection along, with all that is under way on it.
+      pingTimeout: { minTimeout: 60_000 },
     },
     peerStore: {
       // libp2p 3.3 dates an address by its first sight only, so that an address confirmed every minute still expires

@@ -62,7 +62,7 @@ export async function pullContribution(
   key: RoundKey,
   options: PullOptions,
 ): Promise<Pulled> {
-  const { rpc, clock, run } = asking
+  const { clock, run } = asking
   const { plan, signal, patienceMs, transferMs } = options
   const startedMs = clock.now()
   const times: Pick<Pulled, 'waitedMs' | 'transferredMs'> = { waitedMs: null, transferredMs: null }
@@ -86,7 +86,7 @@ export async function pullContribution(
       transferMs,
       'receiving a contribution',
       signal,
-      (limited) => pullChunks(rpc, run, peer, key, answer, { plan, signal: limited }),
+      (limited) => pullChunks(asking, peer, key, answer, { plan, transferMs, signal: limited }),
     )
     times.transferredMs = clock.now() - answeredMs
     const contribution = { peer, header: answer, plan, chunks }
@@ -112,15 +112,34 @@ const REFUSAL_OF: Partial<Record<FaultCode, Refusal>> = {
   not_found: 'stale',
 }
 
-/** How long, and how often, a partner that cannot be reached is tried. */
-const REACH_MS = 2_000
+/** How long, and how often at least, a peer that cannot be reached is tried; the wait that it belongs to ends it sooner. */
+const REACH_MS = 3_000
+const REACH_ATTEMPTS = 2
 const REACH_AGAIN_MS = 250
 const ASK_AGAIN_MS = 20
 
 /**
- * Asks until the peer has a contribution, refuses for good, or the signal fires. A partner that cannot be reached is
- * tried again for a moment: the address of one that has just joined may still be on its way.
+ * What `ask` brings, which the peer may be asked twice. One that cannot be reached is tried again for a moment: a link
+ * may drop and come back, and the address of a peer that has just joined may still be on its way.
  */
+async function reaching<T>(clock: Clock, signal: AbortSignal, ask: () => Promise<T>): Promise<T> {
+  let lostMs: number | undefined
+  for (let attempt = 1; ; attempt++) {
+    const askedMs = clock.now()
+    try {
+      return await ask()
+    } catch (thrown) {
+      if (signal.aborted || asFault(thrown).code !== 'peer_unreachable') throw thrown
+      const nowMs = clock.now()
+      // Dialling takes no longer: it was there until now.
+      if (lostMs === undefined || nowMs - askedMs > DEADLINES.dialMs) lostMs = nowMs
+      if (attempt >= REACH_ATTEMPTS && nowMs - lostMs > REACH_MS) throw thrown
+      await clock.sleep(REACH_AGAIN_MS, signal)
+    }
+  }
+}
+
+/** Asks until the peer has a contribution, refuses for good, or the signal fires. */
 async function askHeader(
   { rpc, clock, run }: Asking,
   peer: string,
@@ -128,26 +147,21 @@ async function askHeader(
   { signal, patienceMs, waits }: PullOptions,
 ): Promise<ContributionHeader | Refused> {
   const startedMs = clock.now()
-  for (;;) {
-    const elapsedMs = clock.now() - startedMs
-    const leftMs = Math.max(0, patienceMs - elapsedMs)
+  const ask = (): Promise<Uint8Array> => {
+    const leftMs = Math.max(0, patienceMs - (clock.now() - startedMs))
     // Its answer takes time to come back.
     const waitMs = waits ? Math.min(POLL_MS, Math.max(leftMs / 2, leftMs - ANSWER_MS)) : 0
     const request = encodeCbor({ run, ...key, waitMs: Math.floor(waitMs) })
     const deadlineMs = Math.min(leftMs, waitMs + DEADLINES.rpcMs)
-    try {
-      const reply = await rpc.call(peer, 'round/offer', request, { signal, deadlineMs })
-      const answer = parseMessage(offerReplySchema, reply, 'answer to an offer')
-      if ('header' in answer) return answer.header
-      if (answer.refusal !== 'not_ready' || !waits || signal.aborted)
-        return refusedWith(answer, key)
-      // It holds its answer back for as long as it was asked to; one that does not is not asked the faster for it.
-      await clock.sleep(ASK_AGAIN_MS, signal)
-    } catch (thrown) {
-      const isGone = !waits || elapsedMs > REACH_MS
-      if (isGone || asFault(thrown).code !== 'peer_unreachable') throw thrown
-      await clock.sleep(REACH_AGAIN_MS, signal)
-    }
+    return rpc.call(peer, 'round/offer', request, { signal, deadlineMs })
+  }
+  for (;;) {
+    const reply = await (waits ? reaching(clock, signal, ask) : ask())
+    const answer = parseMessage(offerReplySchema, reply, 'answer to an offer')
+    if ('header' in answer) return answer.header
+    if (answer.refusal !== 'not_ready' || !waits || signal.aborted) return refusedWith(answer, key)
+    // It holds its answer back for as long as it was asked to; one that does not is not asked the faster for it.
+    await clock.sleep(ASK_AGAIN_MS, signal)
   }
 }
 
@@ -174,14 +188,16 @@ function headerProblem(
   return undefined
 }
 
-/** Pulls all chunks, `LIMITS.chunksInFlight` at a time; the first failure stops the rest. */
+/**
+ * Pulls all chunks, `LIMITS.chunksInFlight` at a time; the first failure stops the rest. A link that drops costs the
+ * chunks that are on their way: what is here stays.
+ */
 async function pullChunks(
-  rpc: PeerRpc,
-  run: string,
+  { rpc, clock, run }: Asking,
   peer: string,
   key: RoundKey,
   header: ContributionHeader,
-  { plan, signal }: Pick<PullOptions, 'plan' | 'signal'>,
+  { plan, transferMs, signal }: Pick<PullOptions, 'plan' | 'transferMs' | 'signal'>,
 ): Promise<Uint8Array[]> {
   const chunks: Uint8Array[] = Array.from({ length: plan.length })
   const failure = new AbortController()
@@ -192,7 +208,11 @@ async function pullChunks(
       const chunk = plan[index]
       if (chunk === undefined) break
       const request = encodeCbor({ run, ...key, index })
-      const bytes = await rpc.call(peer, 'round/chunk', request, { signal: either, lane: 'bulk' })
+      // On a slow line the chunks that are pulled at once share it.
+      const options = { signal: either, lane: 'bulk', deadlineMs: transferMs } as const
+      const bytes = await reaching(clock, either, () =>
+        rpc.call(peer, 'round/chunk', request, options),
+      )
       if (bytes.length !== chunk.bytes || !(await digestMatches(bytes, header.digests[index]))) {
         throw new ShoalError(
           'blob_corrupt',
@@ -217,17 +237,26 @@ async function pullChunks(
 
 /** The peers whose contributions `peer` has collected; undefined when it does not tell within `patienceMs`. */
 export async function askCollected(
-  rpc: PeerRpc,
-  run: string,
+  { rpc, clock, run }: Asking,
   peer: string,
   key: RoundKey,
   { signal, patienceMs }: Pick<PullOptions, 'signal' | 'patienceMs'>,
 ): Promise<string[] | undefined> {
-  try {
-    const waitMs = Math.floor(Math.min(POLL_MS, Math.max(patienceMs / 2, patienceMs - ANSWER_MS)))
+  const startedMs = clock.now()
+  const ask = (): Promise<Uint8Array> => {
+    const leftMs = Math.max(0, patienceMs - (clock.now() - startedMs))
+    const waitMs = Math.floor(Math.min(POLL_MS, Math.max(leftMs / 2, leftMs - ANSWER_MS)))
     const request = encodeCbor({ run, ...key, waitMs })
-    const options = { signal, deadlineMs: patienceMs }
-    const reply = await rpc.call(peer, 'round/set', request, options)
+    return rpc.call(peer, 'round/set', request, { signal, deadlineMs: leftMs })
+  }
+  try {
+    const reply = await withDeadline(
+      clock,
+      patienceMs,
+      'asking for the set of contributions',
+      signal,
+      (limited) => reaching(clock, limited, ask),
+    )
     return parseMessage(setReplySchema, reply, 'set of contributions').peers
   } catch {
     return undefined

@@ -144,7 +144,7 @@ function createExchange(
       }
       return pulled
     },
-    collectedBy: (peer, key, options) => askCollected(rpc, run, peer, key, options),
+    collectedBy: (peer, key, options) => askCollected(asking, peer, key, options),
     bytesSent: () => open.bytesSent,
     bytesReceived: () => open.bytesReceived,
     close() {

@@ -25,7 +25,11 @@ export interface Links {
 interface Line {
   between: readonly [string, string]
   connection: MultiaddrConnection
+  /** Goes on at the rates that hold now. */
+  hurry: () => void
 }
+
+type Data = Parameters<MultiaddrConnection['send']>[0]
 
 export function createLinks(): Links {
   const lines = new Set<Line>()
@@ -44,22 +48,16 @@ export function createLinks(): Links {
     const remote = connection.remoteAddr.getComponents().find(({ name }) => name === 'p2p')
     const other = remote?.value ?? ''
     if (isCut(self, other)) throw new ShoalError('peer_unreachable', 'the link is cut')
-    const line: Line = { between: [self, other], connection }
+    const send = connection.send.bind(connection)
+    const rate = (): number => Math.min(rates.get(self) ?? Infinity, rates.get(other) ?? Infinity)
+    const queue = createQueue((data) => connection.status === 'open' && send(data), rate)
+    const line: Line = { between: [self, other], connection, hurry: () => queue.hurry() }
     lines.add(line)
     connection.addEventListener('close', () => lines.delete(line))
-    const send = connection.send.bind(connection)
-    let freeAtMs = 0
     connection.send = (data) => {
       if (silent.has(self) || silent.has(other)) return true
-      const rate = Math.min(rates.get(self) ?? Infinity, rates.get(other) ?? Infinity)
-      if (rate === Infinity) return send(data)
-      freeAtMs = Math.max(freeAtMs, performance.now()) + (1000 * data.byteLength) / rate
-      setTimeout(
-        () => {
-          if (connection.status === 'open') send(data)
-        },
-        Math.max(0, freeAtMs - performance.now()),
-      )
+      if (rate() === Infinity && queue.isEmpty()) return send(data)
+      queue.add(data)
       return true
     }
     return connection
@@ -101,11 +99,43 @@ export function createLinks(): Links {
     },
     limit(peer, bytesPerSecond) {
       rates.set(peer, bytesPerSecond)
+      for (const { hurry } of lines) hurry()
     },
     heal() {
       cuts = []
       silent.clear()
       rates.clear()
+      for (const { hurry } of lines) hurry()
+    },
+  }
+}
+
+/** What is sent one after the other, each taking its time. */
+function createQueue(
+  send: (data: Data) => void,
+  bytesPerSecond: () => number,
+): { add(data: Data): void; isEmpty(): boolean; hurry(): void } {
+  const waiting: Data[] = []
+  let timer: NodeJS.Timeout | undefined
+  const wait = (): void => {
+    const [next] = waiting
+    if (next === undefined) timer = undefined
+    else timer = setTimeout(sendNext, (1000 * next.byteLength) / bytesPerSecond())
+  }
+  const sendNext = (): void => {
+    const next = waiting.shift()
+    if (next !== undefined) send(next)
+    wait()
+  }
+  return {
+    add(data) {
+      waiting.push(data)
+      if (timer === undefined) wait()
+    },
+    isEmpty: () => waiting.length === 0,
+    hurry() {
+      clearTimeout(timer)
+      wait()
     },
   }
 }

@@ -29,6 +29,8 @@ export type {
   OuterStepResult,
   TrainingScript,
 } from './run/outside-trainer.ts'
+export type { LoggedEvent } from './run/event-log.ts'
+export { historyOf, type HistoryStep, type RunHistory } from './run/history.ts'
 export { formatRunLink, parseRunLink, type RunLink } from './run/run-id.ts'
 export type { ModelFiles } from './run/starting-point.ts'
 export type { Engine, Trainer, TrainerKind, TrainerSpec } from './run/trainer.ts'

@@ -14,6 +14,7 @@ import { seededRandom, type Random } from './random.ts'
 import { createAveragingGroups, type AveragingGroups } from './run/averaging-groups.ts'
 import { loadCheckpoint } from './run/checkpoint.ts'
 import { discoverRuns, serveDirectory } from './run/directory.ts'
+import { createEventLog, type EventLog, type LoggedEvent } from './run/event-log.ts'
 import { createExchangeService } from './run/exchange.ts'
 import { exportModel, type ExportedFile } from './run/exported-model.ts'
 import type { Manifest, RunSpec } from './run/manifest.ts'
@@ -111,6 +112,8 @@ export interface ShoalNode {
     value: string | number | boolean | null | undefined,
   ): Promise<void>
   onEvent(listener: (event: RunEvent) => void): () => void
+  /** What has happened in a run since this node took part, over restarts: events after number `after`, oldest first. */
+  loggedEvents(id: string, after?: number): AsyncIterable<LoggedEvent>
   /** Content shared by its CID beside any run. */
   readonly blobs: SharedBlobs
   /** Calls between the programs that run beside the nodes. */
@@ -146,9 +149,11 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
   const startedMs = clock.now()
   const listeners = new Set<(event: RunEvent) => void>()
   const references = createBlobReferences(options.blobs)
+  const log = createEventLog({ records, clock, logger: options.logger ?? silentLogger })
   const { runs, blobExchange, services, averaging, stopServing } = composeServices(
     { ...options, blobs: references.blobs, references, clock, metrics },
     (event) => {
+      log.append(event)
       for (const listener of listeners) listener(event)
     },
   )
@@ -174,7 +179,7 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
     }),
     peers: () => network.links(),
     connect: (address, signal) => network.connect(address, signal),
-    ...runCalls(runs, { network, references, blobExchange, shared: blobs, clock }),
+    ...runCalls(runs, { network, references, blobExchange, shared: blobs, clock, log }),
     onEvent: (listener) => {
       listeners.add(listener)
       return () => listeners.delete(listener)
@@ -184,6 +189,7 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
     averaging,
     async stop() {
       await runs.stop()
+      await log.close()
       await averaging.close()
       for (const stopOne of stopServing) await stopOne()
       await network.stop()
@@ -205,21 +211,25 @@ type RunCalls = Omit<
   | 'stop'
 >
 
-function runCalls(runs: RunCollection, deps: StartDependencies): RunCalls {
-  const { network, clock, references } = deps
+function runCalls(runs: RunCollection, deps: StartDependencies & { log: EventLog }): RunCalls {
+  const { network, clock, references, log } = deps
   return {
     createRun: async (spec, text, { from, ...creating } = {}) => {
       const start = spec.from === undefined ? undefined : await startingPoint(spec, from, deps)
       return runs.create(spec, { text, start }, creating)
     },
     joinRun: (idOrLink, joining) => runs.join(idOrLink, joining),
-    leaveRun: (id) => runs.leave(id),
+    async leaveRun(id) {
+      await runs.leave(id)
+      await log.forget(id)
+    },
     listRuns: ({ discover = false, signal } = {}) =>
       listRuns(runs, discover, network, clock, signal),
     run: (id) => runs.get(id).view(),
     runs: () => runs.views(),
     manifest: (id) => runs.get(id).manifest,
     members: (id) => runs.get(id).members(),
+    loggedEvents: (id, after) => log.read(runs.get(id).id, after),
     parameters: async (id, signal) => {
       const run = runs.get(id)
       return { ...(await run.parameters(signal)), schema: run.schema }

@@ -10,6 +10,7 @@ import { VERSION } from '../version.ts'
 import { writeCheckpointFolder } from './checkpoint-folder.ts'
 import { blobHandlers, serviceHandlers } from './exchange-handlers.ts'
 import { handler, type Handler } from './handler.ts'
+import { observationHandlers } from './observation-handlers.ts'
 import { openApiOf } from './openapi.ts'
 import { createOutsideServices } from './outside-services.ts'
 import { ROUTES } from './routes.ts'
@@ -40,6 +41,7 @@ export function createHandlers(options: HandlerOptions): Handlers {
     handlers: {
       ...nodeHandlers(options),
       ...runHandlers(node),
+      ...observationHandlers(node),
       ...trainingHandlers(node),
       ...blobHandlers(node),
       ...serviceHandlers(node, services),

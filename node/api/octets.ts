@@ -54,6 +54,7 @@ function tooLarge(bytesMax: number): ShoalError {
 export async function sendOctets(
   outgoing: ServerResponse,
   download: Download<unknown>,
+  /** With the type of the content. */
   headers: Readonly<Record<string, string>>,
   signal: AbortSignal,
 ): Promise<void> {
@@ -63,7 +64,7 @@ export async function sendOctets(
     return
   }
   const length = bytes === undefined ? {} : { 'content-length': bytes }
-  outgoing.writeHead(200, { ...headers, ...length, 'content-type': 'application/octet-stream' })
+  outgoing.writeHead(200, { ...headers, ...length })
   try {
     for await (const piece of content) {
       if (signal.aborted) throw abortReason(signal)

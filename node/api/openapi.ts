@@ -8,6 +8,7 @@ type Json = Record<string, unknown>
 
 const OCTETS = 'application/octet-stream'
 const BINARY = { type: 'string', format: 'binary' }
+const TEXT = { type: 'string' }
 
 /** Operations in the order of the table; `operationId` is the route's name there. */
 export function openApiOf(routes: Readonly<Record<string, Route>>): Json & { openapi: string } {
@@ -118,7 +119,7 @@ function jsonBody(route: Route): Json {
   }
 }
 
-function answersOf({ answer, output, summary }: Route): Json {
+function answersOf({ answer, output, summary, contentType = OCTETS }: Route): Json {
   if (answer === 'events') {
     const schema = jsonSchema(output, 'output')
     const description = `${summary} The data of each event:`
@@ -137,7 +138,7 @@ function answersOf({ answer, output, summary }: Route): Json {
     200: {
       description: 'The bytes.',
       headers: Object.fromEntries(headers),
-      content: { [OCTETS]: { schema: BINARY } },
+      content: { [contentType]: { schema: contentType === OCTETS ? BINARY : TEXT } },
     },
   }
 }

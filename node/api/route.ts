@@ -16,8 +16,10 @@ export interface Route<I extends z.ZodObject = z.ZodObject, O extends z.ZodType 
   output: O
   /** The body is `application/octet-stream` of at most `bytesMax` bytes: `what` it is, for people. */
   body?: { what: string; bytesMax: number }
-  /** Answers with `application/octet-stream`, or with server-sent events of `output`. */
+  /** Answers with bytes, or with server-sent events of `output`. */
   answer?: 'bytes' | 'events'
+  /** Of bytes; default `application/octet-stream`. */
+  contentType?: string
   /** Needs no token. */
   open?: true
   /** What a call may take; default `DEADLINES.apiMs`. */

@@ -8,6 +8,7 @@ import type { Link } from '../../src/net/network.ts'
 import type { NodeStatus } from '../../src/node.ts'
 import { runEventSchema } from '../../src/run/view.ts'
 import { BLOB_ROUTES, SERVICE_ROUTES } from './exchange-routes.ts'
+import { OBSERVATION_ROUTES } from './observation-routes.ts'
 import { none, type Route } from './route.ts'
 import { RUN_ROUTES } from './run-routes.ts'
 import { TRAINING_ROUTES } from './training-routes.ts'
@@ -130,6 +131,7 @@ const NODE_ROUTES = {
 export const ROUTES = {
   ...NODE_ROUTES,
   ...RUN_ROUTES,
+  ...OBSERVATION_ROUTES,
   ...TRAINING_ROUTES,
   ...BLOB_ROUTES,
   ...SERVICE_ROUTES,

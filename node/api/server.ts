@@ -147,7 +147,9 @@ async function answer(
   if (!('download' in result)) return Response.json(result.json)
   // Who is still sending a body that nobody needs does not read the answer before its end.
   if (route.body !== undefined) incoming.resume()
-  await sendOctets(outgoing, result.download, toHeaders(result.download.output), signal)
+  const type = { 'content-type': route.contentType ?? OCTETS_TYPE }
+  const headers = { ...toHeaders(result.download.output), ...type }
+  await sendOctets(outgoing, result.download, headers, signal)
   return RESPONSE_ALREADY_SENT
 }
 

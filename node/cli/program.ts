@@ -3,6 +3,7 @@ import { Command as Commander, CommanderError, Option } from 'commander'
 import { FAULTS, ShoalError, asFault } from '../../src/errors.ts'
 import { CHECKPOINT_COMMANDS } from './checkpoint-commands.ts'
 import { DAEMON_COMMAND } from './daemon-command.ts'
+import { EVENT_COMMANDS } from './event-commands.ts'
 import { NODE_COMMANDS } from './node-commands.ts'
 import { RUN_COMMANDS } from './run-commands.ts'
 import { SAMPLE_COMMAND } from './sample-command.ts'
@@ -12,6 +13,7 @@ import type { Command, CommandOption, Terminal } from './session.ts'
 export const COMMANDS: readonly Command[] = [
   DAEMON_COMMAND,
   ...RUN_COMMANDS,
+  ...EVENT_COMMANDS,
   ...CHECKPOINT_COMMANDS,
   SAMPLE_COMMAND,
   ...NODE_COMMANDS,

@@ -6,6 +6,7 @@ import { TRAINER_KINDS, type TrainerKind } from '../../src/run/trainer.ts'
 import type { RunView } from '../../src/run/view.ts'
 import { ROUTES } from '../api/routes.ts'
 import { createStatusBlock } from '../progress.ts'
+import { createCourse, type Course } from './course.ts'
 import { integer, table } from './format.ts'
 import { runLine, runLines } from './run-text.ts'
 import { resolveRun } from './session.ts'
@@ -100,7 +101,9 @@ export const RUN_COMMANDS: readonly Command[] = [
       const id = await resolveRun(session, session.argument(0))
       const { signal } = session.terminal
       const view = await session.daemon().call(ROUTES.showRun, { run: id }, { signal })
-      await report(session, view, runLines(view))
+      const course = createCourse()
+      await follow(session, course, id)
+      await report(session, view, [...runLines(view), ...course.lines()])
     },
   },
   {
@@ -147,6 +150,8 @@ async function watch(session: Session, start: RunView): Promise<void> {
   const { signal, stderr } = session.terminal
   const block = createStatusBlock(stderr)
   const client = session.daemon()
+  const course = createCourse()
+  await follow(session, course, start.id)
   let view = start
   let shown: string | undefined
   while (true) {
@@ -156,16 +161,26 @@ async function watch(session: Session, start: RunView): Promise<void> {
       else if (stderr.isTTY !== true) block.print(runLine(view))
     }
     shown = progress
-    if (!session.json) block.draw(runLines(view))
+    const known = `${view.status} ${view.outerStep}`
+    if (!session.json) block.draw([...runLines(view), ...course.lines()])
     if (view.status === 'finished' || view.status === 'failed') break
     await systemClock.sleep(WATCH_INTERVAL_MS, signal)
     view = await client.call(ROUTES.showRun, { run: view.id }, { signal })
+    if (`${view.status} ${view.outerStep}` !== known) await follow(session, course, view.id)
   }
   block.draw([])
   block.end()
-  if (!session.json) session.emit(view, () => runLines(view))
+  if (!session.json) session.emit(view, () => [...runLines(view), ...course.lines()])
   if (view.error !== null) {
     const { code, message } = view.error
     throw new ShoalError(isFaultCode(code) ? code : 'internal', `the run has failed: ${message}`)
   }
+}
+
+/** What has happened in the run since the course was asked for last; it begins before this command, and this daemon. */
+async function follow(session: Session, course: Course, run: string): Promise<void> {
+  if (session.json) return
+  const { signal } = session.terminal
+  const input = { run, after: course.newest }
+  course.add(await session.daemon().call(ROUTES.history, input, { signal }))
 }

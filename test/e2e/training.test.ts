@@ -4,6 +4,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { z } from 'zod'
 import { ROUTES } from '../../node/api/routes.ts'
 import { systemClock } from '../../src/clock.ts'
+import { loggedEventSchema } from '../../src/run/event-log.ts'
 import { runViewSchema } from '../../src/run/view.ts'
 import type { RunView } from '../../src/run/view.ts'
 import { realText } from '../swarm/swarm.ts'
@@ -148,8 +149,35 @@ test('a daemon that starts again goes on with its runs where they stopped', asyn
   const human = await revived.shoal('run', 'show', id)
   expect(human).toMatchObject({ code: 0, stderr: '' })
   expect(human.stdout).toContain('goes on')
+  expect(human.stdout).toContain('training loss, outer steps 1 to ')
   const watching = await revived.interrupted('run', 'show', id, '--watch')
   expect(watching).toMatchObject({ code: 130, stdout: '' })
   expect(watching.stderr).toMatch(/^training {2}outer step \d+\/100000/)
+
+  const exported = ['run', 'events', id, '--export', 'goes-on.events']
+  expect(await revived.json(...exported)).toMatchObject({ run: id })
   expect((await revived.end('SIGTERM')).code).toBe(0)
+  await replays(id)
 })
+
+/** From the exported log alone: every outer step since the run was created, over a stop and a kill -9. */
+async function replays(run: string): Promise<void> {
+  const replayed = await place.shoal('run', 'replay', 'goes-on.events', '--json')
+  expect(replayed).toMatchObject({ code: 0, stderr: '' })
+  const lines = replayed.stdout.trim().split('\n')
+  const events = lines.map((line) => loggedEventSchema.parse(JSON.parse(line)).event)
+  const steps = events.flatMap((event) => (event.type === 'outer_step' ? event.outerStep : []))
+  const last = Math.max(...steps)
+  expect([...new Set(steps)]).toEqual(Array.from({ length: last }, (_, index) => index + 1))
+
+  const text = (await place.shoal('run', 'replay', 'goes-on.events')).stdout
+  expect(text).toContain(`goes on  ${run}\n`)
+  expect(text).toMatch(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d {2}outer step 1 {2}loss \d/m)
+  expect(text).toContain(`\n${last} of 100000 outer steps`)
+  writeFileSync(join(place.folder, 'no.events'), '{}\n')
+  for (const file of ['no.events', 'absent.events', 'moby.txt']) {
+    const refused = await place.shoal('run', 'replay', file)
+    expect(refused).toMatchObject({ code: 2, stdout: '' })
+    expect(refused.stderr).toContain('is no event log')
+  }
+}

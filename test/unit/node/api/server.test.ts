@@ -78,7 +78,7 @@ async function send({
         resolve({
           status: response.statusCode ?? 0,
           headers: response.headers,
-          body: text === '' ? undefined : JSON.parse(text),
+          body: /json$/.test(response.headers['content-type'] ?? '') ? JSON.parse(text) : text,
         }),
       )
     })

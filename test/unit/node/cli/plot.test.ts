@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { plot } from '../../../../scripts/demo/plot.ts'
+import { plot } from '../../../../node/cli/plot.ts'
 
 describe('plot', () => {
   test('is nothing without values', () => {

@@ -3,6 +3,7 @@ import { ShoalError } from '../errors.ts'
 import { toHostOrder } from '../tensor/float32-bytes.ts'
 import { MAGNITUDE_MAX, notFinite, requireLengths } from './bounds.ts'
 import type { Codec } from './codec.ts'
+import { fromHalves, isFiniteHalf, toHalves } from './float16.ts'
 
 export function createFloatCodec(bits: 16 | 32): Codec {
   const width = bits / 8
@@ -10,14 +11,7 @@ export function createFloatCodec(bits: 16 | 32): Codec {
     id: `fp${bits}`,
     encodedBytes: (elements) => width * elements,
     encode(slice) {
-      const values = bits === 16 ? new Float16Array(slice) : new Float32Array(slice)
-      // x - x is 0 for every number but NaN and the infinities: no branch in the loop.
-      let sum = 0
-      for (let i = 0; i < values.length; i++) sum += values[i]! - values[i]!
-      if (sum !== 0) {
-        throw notFinite(slice[values.findIndex((value) => !Number.isFinite(value))])
-      }
-      const bytes = new Uint8Array(values.buffer)
+      const bytes = new Uint8Array((bits === 16 ? finiteHalves(slice) : finiteCopy(slice)).buffer)
       toHostOrder(bytes, width)
       return bytes
     },
@@ -25,7 +19,8 @@ export function createFloatCodec(bits: 16 | 32): Codec {
       requireLengths(bytes, width * elements, target, elements)
       const copy = new Uint8Array(bytes)
       toHostOrder(copy, width)
-      target.set(bits === 16 ? new Float16Array(copy.buffer) : new Float32Array(copy.buffer))
+      if (bits === 16) fromHalves(new Uint16Array(copy.buffer), target)
+      else target.set(new Float32Array(copy.buffer))
       for (let i = 0; i < elements; i++) {
         // Written so that NaN fails too.
         if (!(Math.abs(target[i]!) <= MAGNITUDE_MAX)) {
@@ -35,4 +30,20 @@ export function createFloatCodec(bits: 16 | 32): Codec {
       return target
     },
   }
+}
+
+function finiteCopy(slice: Float32Array): Float32Array<ArrayBuffer> {
+  // x - x is 0 for every number but NaN and the infinities: no branch in the loop.
+  let sum = 0
+  for (let i = 0; i < slice.length; i++) sum += slice[i]! - slice[i]!
+  if (sum !== 0) throw notFinite(slice.find((value) => !Number.isFinite(value)))
+  return new Float32Array(slice)
+}
+
+function finiteHalves(slice: Float32Array): Uint16Array<ArrayBuffer> {
+  const halves = toHalves(slice)
+  for (let i = 0; i < halves.length; i++) {
+    if (!isFiniteHalf(halves[i]!)) throw notFinite(slice[i])
+  }
+  return halves
 }

@@ -14,6 +14,8 @@ import { systemClock } from '../../src/clock.ts'
 import { messageOf } from '../../src/errors.ts'
 import { readTensors, writeSafetensors } from '../../src/tensor/safetensors.ts'
 import { createSchema } from '../../src/tensor/schema.ts'
+import { createLineRun, startTrainer } from './trainer.ts'
+import type { Trainer } from './trainer.ts'
 
 const SERVICE = 'nat-echo'
 const LOOK_MS = 25
@@ -27,6 +29,10 @@ const commandSchema = z.object({
     z.object({ do: z.literal('links'), peer: z.string() }),
     z.object({ do: z.literal('call'), peer: z.string(), bytes: z.number() }),
     z.object({ do: z.literal('untilDirect'), peer: z.string(), waitMs: z.number() }),
+    z.object({ do: z.literal('createRun'), roundTimeoutMs: z.number() }),
+    z.object({ do: z.literal('joinRun'), link: z.string() }),
+    z.object({ do: z.literal('train'), run: z.string(), step: z.number() }),
+    z.object({ do: z.literal('rounds') }),
     z.object({
       do: z.literal('average'),
       group: z.string(),
@@ -38,6 +44,7 @@ const commandSchema = z.object({
 })
 export type AgentCommand = z.infer<typeof commandSchema>['command']
 
+let trainer: Trainer | undefined
 const [dataDir = '', ...settings] = process.argv.slice(2)
 const stopping = new AbortController()
 process.on('SIGTERM', () => stopping.abort())
@@ -61,6 +68,15 @@ async function execute(api: ApiClient, command: AgentCommand): Promise<unknown> 
       return await untilDirect(api, command.peer, command.waitMs)
     case 'average':
       return await average(api, command)
+    case 'createRun':
+      return await createLineRun(api, dataDir, command.roundTimeoutMs)
+    case 'joinRun':
+      return (await api.call(ROUTES.joinRun, { run: command.link })).id
+    case 'train':
+      trainer ??= startTrainer(api, command.run, command.step, stopping.signal)
+      return null
+    case 'rounds':
+      return trainer?.report()
     default:
       return command satisfies never
   }

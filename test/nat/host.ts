@@ -8,10 +8,13 @@ import { createInterface } from 'node:readline'
 import { z } from 'zod'
 import { raceSignal, systemClock } from '../../src/clock.ts'
 import type { AgentCommand } from './agent.ts'
-import type { Lab } from './lab.ts'
+import type { Lab, LabNat } from './lab.ts'
 
 const AGENT = join(import.meta.dirname, 'agent.ts')
 const START_MS = 60_000
+const READY_MS = 60_000
+/** Daemons started at once: each takes a processor for some seconds. */
+const STARTS = 3
 
 const lineSchema = z.union([
   z.object({ ready: z.object({ peerId: z.string(), addresses: z.array(z.string()) }) }),
@@ -120,4 +123,39 @@ export async function startPublics(
 /** Of public node `index`: the usual port, and the one that all networks let through. */
 function entryAddresses(index: number, peerId: string): string[] {
   return [4010, 443].map((port) => `/ip4/11.0.0.${10 + index}/tcp/${port}/p2p/${peerId}`)
+}
+
+/** One host behind each router, so many at a time. */
+export async function startHosts(
+  lab: Lab,
+  lans: readonly LabNat[],
+  folder: string,
+  bootstrap: string,
+): Promise<Host[]> {
+  const hosts: Host[] = Array.from({ length: lans.length })
+  let next = 0
+  const worker = async (): Promise<void> => {
+    for (let lan = next++; lan < lans.length; lan = next++) {
+      hosts[lan] = await startHost(lab, `h${lan + 1}`, folder, [`bootstrap=${bootstrap}`])
+    }
+  }
+  await Promise.all(Array.from({ length: STARTS }, worker))
+  return hosts
+}
+
+const statusSchema = z.object({
+  reachability: z.string(),
+  nat: z.string(),
+  relays: z.array(z.string()),
+})
+
+/** Within reach: dialled by others, or behind two relays. */
+export async function untilReady(host: Host, type: LabNat | undefined): Promise<void> {
+  const limit = systemClock.deadline(READY_MS, `${host.node} (${type}) getting within reach`)
+  for (;;) {
+    const { reachability, relays, nat } = statusSchema.parse(await host.ask({ do: 'status' }))
+    const isReachable = reachability === 'public' || reachability === 'mapped'
+    if (nat !== 'unknown' && (isReachable || relays.length === 2)) return
+    await systemClock.sleep(250, limit)
+  }
 }

@@ -1,6 +1,6 @@
 /** The NAT laboratory (`natlab.sh`): routers, carriers and hosts as network namespaces of this machine. */
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -55,7 +55,17 @@ export function whyNoLab(): string | undefined {
   return rules.status === 0 && hook.status === 0 ? undefined : `no NAT: ${hook.stderr.trim()}`
 }
 
+/** Of programs that were killed before they could close theirs. */
+function closeOrphans(): void {
+  const { stdout } = spawnSync('ip', ['netns', 'list'], { encoding: 'utf8' })
+  const orphans = [...stdout.matchAll(/^n(\d+)-\S+/gm)].filter(
+    ([, pid]) => !existsSync(`/proc/${pid}`),
+  )
+  for (const [name] of orphans) spawnSync('ip', ['netns', 'del', name])
+}
+
 export function openLab({ lans, publics, delayMs = 0, hosts = 1 }: LabOptions): Lab {
+  closeOrphans()
   const state = mkdtempSync(join(tmpdir(), 'natlab-'))
   const prefix = `n${process.pid}-`
   const env = { ...process.env, NATLAB_PREFIX: prefix, NATLAB_STATE: join(state, 'lab') }

@@ -1,13 +1,23 @@
-/** `npm run test:nat`: the matrix, printed. `--subset SEED`: some pairs only. `--delay MS`, `--json`, `--logs FOLDER`. */
+/**
+ * `npm run test:nat`: the matrix of NATs, then what goes wrong under way. `--only matrix` or `disturbances`;
+ * `--subset SEED`, `--pairs FROM:TO,…`: some pairs; `--delay MS`, `--json`, `--logs FOLDER`.
+ */
 import { parseArgs } from 'node:util'
 import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { DISTURBANCES, runDisturbance } from './disturbances.ts'
+import type { DisturbanceResult } from './disturbances.ts'
 import { NAT_TYPES, whyNoLab } from './lab.ts'
 import { allPairs, runMatrix } from './matrix.ts'
 import type { Pair, PairResult } from './matrix.ts'
 import { subsetOf } from './subset.ts'
 
+/** Of all 64 pairs: what prototypes reached. */
+const DIRECT_MIN = 37
+
 const { values } = parseArgs({
   options: {
+    only: { type: 'string' },
     subset: { type: 'string' },
     pairs: { type: 'string' },
     delay: { type: 'string', default: '0' },
@@ -57,18 +67,46 @@ if (values.logs !== undefined) mkdirSync(values.logs, { recursive: true })
 // Ends the hosts, and the laboratory with them.
 const stopping = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort())
+const pairs = values.only === 'disturbances' ? [] : chosenPairs()
 const results = await runMatrix({
   signal: stopping.signal,
-  pairs: chosenPairs(),
+  pairs,
   delayMs: Number(values.delay),
   folder: values.logs,
   onResult: (result) => console.error(line(result)),
 })
+const disturbed = await disturbances()
 const connected = results.filter(({ fault, hasAveraged }) => fault === null && hasAveraged).length
 const direct = results.filter(({ directMs }) => directMs !== null).length
-if (values.json) console.log(JSON.stringify({ results, connected, direct }))
+const survived = disturbed.filter(({ fault }) => fault === null).length
+if (values.json) console.log(JSON.stringify({ results, connected, direct, disturbed }))
 else {
   for (const row of matrix(results)) console.log(row.trimEnd())
   console.log(`${connected} of ${results.length} connected and averaged, ${direct} direct`)
+  console.log(`${survived} of ${disturbed.length} disturbances without a loss`)
 }
-process.exitCode = connected === results.length ? 0 : 1
+const isDirectEnough = pairs.length < allPairs().length || direct >= DIRECT_MIN
+const isFine = connected === results.length && survived === disturbed.length && isDirectEnough
+process.exitCode = isFine ? 0 : 1
+
+async function disturbances(): Promise<DisturbanceResult[]> {
+  const isWanted = values.only !== 'matrix' && values.pairs === undefined
+  const told: DisturbanceResult[] = []
+  for (const disturbance of isWanted ? DISTURBANCES : []) {
+    stopping.signal.throwIfAborted()
+    const folder = values.logs && join(values.logs, disturbance.replaceAll(' ', '-'))
+    if (folder !== undefined) mkdirSync(folder, { recursive: true })
+    const result = await runDisturbance(disturbance, folder)
+    told.push(result)
+    console.error(disturbanceLine(result))
+  }
+  return told
+}
+
+function disturbanceLine(result: DisturbanceResult): string {
+  const { disturbance, before, after, rounds, averaged, longestMs, usualMs, fault } = result
+  const seconds = (ms: number): string => (ms / 1000).toFixed(1)
+  const took = `longest round ${seconds(longestMs)} s (else ${seconds(usualMs)} s)`
+  const ended = fault === null ? 'nothing lost' : `FAILED: ${fault}`
+  return `${disturbance.padEnd(18)} ${before} > ${after}, ${took}, ${averaged} of ${rounds} averaged, ${ended}`
+}

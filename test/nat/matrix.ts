@@ -9,19 +9,17 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { systemClock } from '../../src/clock.ts'
 import { messageOf } from '../../src/errors.ts'
-import { startHost, startPublics } from './host.ts'
+import { startHosts, startPublics, untilReady } from './host.ts'
 import type { Host } from './host.ts'
 import { NAT_TYPES, openLab } from './lab.ts'
-import type { Lab, LabNat } from './lab.ts'
+import type { LabNat } from './lab.ts'
 
 const FIRST_BYTES = 64 << 10
 const DIRECT_MS = 20_000
+/** As long as it is looked whether a direct path comes up where none is to be expected. */
+const HOPELESS_MS = 5_000
 const ROUND_MS = 40_000
-const READY_MS = 60_000
-/** Daemons started at once: each takes a processor for some seconds. */
-const STARTS = 3
 
 export interface Pair {
   from: LabNat
@@ -47,12 +45,23 @@ export interface MatrixOptions {
   folder?: string | undefined
 }
 
+/** Whether a hole can be made, or one side be dialled. What remains has no way but a relay. */
+export function canBeDirect({ from, to }: Pair): boolean {
+  const types = [from, to]
+  // Nobody but public nodes listens on a port that a web-only firewall lets out.
+  if (types.includes('webonly')) return false
+  const isHard = (type: LabNat): boolean => type === 'symmetric' || type === 'cgnat'
+  if (types.every(isHard)) return false
+  return !(types.some(isHard) && types.includes('udpblocked'))
+}
+
 export function allPairs(): Pair[] {
   return NAT_TYPES.flatMap((from) => NAT_TYPES.map((to) => ({ from, to })))
 }
 
 export async function runMatrix(options: MatrixOptions): Promise<PairResult[]> {
   const { pairs, delayMs, onResult } = options
+  if (pairs.length === 0) return []
   const callers = NAT_TYPES.filter((type) => pairs.some(({ from }) => from === type))
   const called = NAT_TYPES.filter((type) => pairs.some(({ to }) => to === type))
   const lans = [...callers, ...called]
@@ -62,7 +71,7 @@ export async function runMatrix(options: MatrixOptions): Promise<PairResult[]> {
   try {
     const { publics, bootstrap } = await startPublics(lab, folder, 2)
     hosts.push(...publics)
-    const started = await startAll(lab, lans, folder, bootstrap)
+    const started = await startHosts(lab, lans, folder, bootstrap)
     hosts.push(...started)
     await Promise.all(started.map((host, index) => untilReady(host, lans[index])))
     const results: PairResult[] = []
@@ -83,40 +92,6 @@ export async function runMatrix(options: MatrixOptions): Promise<PairResult[]> {
   }
 }
 
-async function startAll(
-  lab: Lab,
-  lans: readonly LabNat[],
-  folder: string,
-  bootstrap: string,
-): Promise<Host[]> {
-  const hosts: Host[] = Array.from({ length: lans.length })
-  let next = 0
-  const worker = async (): Promise<void> => {
-    for (let lan = next++; lan < lans.length; lan = next++) {
-      hosts[lan] = await startHost(lab, `h${lan + 1}`, folder, [`bootstrap=${bootstrap}`])
-    }
-  }
-  await Promise.all(Array.from({ length: STARTS }, worker))
-  return hosts
-}
-
-const statusSchema = z.object({
-  reachability: z.string(),
-  nat: z.string(),
-  relays: z.array(z.string()),
-})
-
-/** Within reach: dialled by others, or behind two relays. */
-async function untilReady(host: Host, type: LabNat | undefined): Promise<void> {
-  const limit = systemClock.deadline(READY_MS, `${host.node} (${type}) getting within reach`)
-  for (;;) {
-    const { reachability, relays, nat } = statusSchema.parse(await host.ask({ do: 'status' }))
-    const isReachable = reachability === 'public' || reachability === 'mapped'
-    if (nat !== 'unknown' && (isReachable || relays.length === 2)) return
-    await systemClock.sleep(250, limit)
-  }
-}
-
 const directSchema = z.object({ transport: z.string(), ms: z.number() }).nullable()
 const averageSchema = z.object({ mean: z.number(), peers: z.array(z.string()) })
 
@@ -134,7 +109,7 @@ async function tryPair(pair: Pair, from: Host, to: Host, index: number): Promise
     const peer = to.peerId
     result.hadMet = z.array(z.unknown()).parse(await from.ask({ do: 'links', peer })).length > 0
     const direct = from
-      .ask({ do: 'untilDirect', peer, waitMs: DIRECT_MS })
+      .ask({ do: 'untilDirect', peer, waitMs: canBeDirect(pair) ? DIRECT_MS : HOPELESS_MS })
       .then((found) => directSchema.parse(found))
     direct.catch(() => {})
     const firstDataMs = await from.ask({ do: 'call', peer, bytes: FIRST_BYTES })

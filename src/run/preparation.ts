@@ -174,7 +174,12 @@ async function startingVectors(
   sources: () => string[],
   signal: AbortSignal,
 ): Promise<RunVectors> {
-  const stored = await run.store.load()
+  let damage: ShoalError | undefined
+  const stored = await run.store.load().catch((thrown: unknown) => {
+    damage = asFault(thrown)
+    if (damage.code !== 'state_corrupt') throw damage
+    run.logger.error('state_corrupt', { run: run.id, reason: damage.message })
+  })
   const loaded = stored === undefined ? undefined : await loadStored(run, stored, sources, signal)
   if (loaded !== undefined) return loaded
   const givers = donors(run)
@@ -184,10 +189,10 @@ async function startingVectors(
     const vectors = fresh(run, caughtUp.parameters)
     return { ...vectors, momentum: caughtUp.momentum ?? vectors.momentum }
   }
-  if (stored !== undefined) {
+  if (stored !== undefined || damage !== undefined) {
     throw new ShoalError(
       'state_corrupt',
-      'the stored parameters are damaged: connect to a peer of the run, whose state will take their place, or leave the run and join it again',
+      'what is stored of the run is damaged: connect to a peer of the run, whose state will take their place, or leave the run and join it again',
     )
   }
   const { initial } = run.manifest

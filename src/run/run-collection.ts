@@ -167,8 +167,8 @@ async function resume(runs: Map<string, Run>, deps: RunDependencies): Promise<bo
     try {
       const bytes = await storedManifest(id, manifest, deps)
       const run = { id, manifest: decodeManifest(bytes), sources: [] }
-      const { status } = await start(runs, deps, run)
-      if (status === 'failed') isWhole = false
+      const { status, error } = await start(runs, deps, run)
+      if (status === 'failed' || error !== null) isWhole = false
       deps.logger.info('run_resumed', { run: id })
     } catch (thrown) {
       // One damaged run must not keep the node and its other runs down.

@@ -2,8 +2,10 @@
  * What a run keeps over a restart.
  *
  * Guarantee: the state record is replaced in one write after all its blobs are stored, so that a crash at any byte
- * resumes at a round boundary; blobs of the state before are deleted only after that.
+ * resumes at a round boundary; blobs of the state before are deleted only after that. A bit that flips on the disk is
+ * noticed: blobs are named by their hash, and records stand behind theirs.
  */
+import { sha256 } from 'multiformats/hashes/sha2'
 import { z } from 'zod'
 import type { Clock } from '../clock.ts'
 import { ShoalError } from '../errors.ts'
@@ -13,6 +15,7 @@ import type { BlobReferences } from '../store/blob-references.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { decodeCbor, encodeCbor, parseCid } from '../store/content.ts'
 import type { RecordStore } from '../store/record-store.ts'
+import { digestMatches } from './contribution.ts'
 import { chunkedSchema, type Manifest } from './manifest.ts'
 import { loadCheckpoint, checkpointChunks } from './checkpoint.ts'
 import { encodeManifest } from './run-id.ts'
@@ -123,7 +126,7 @@ export function createRunStore(
     },
     membership: () => read(records, membershipKey, membershipSchema),
     async setMembership(membership) {
-      const value = encodeCbor(membershipSchema.parse(membership))
+      const value = await sealed(membershipSchema.parse(membership))
       // Beside its blob: without the manifest nothing else that is stored could be used.
       await records.batch([
         { put: membershipKey, value },
@@ -137,7 +140,7 @@ export function createRunStore(
     async commit(state, onCommitted) {
       const releaseNext = references.retain(await blobsOf(state, blobs))
       try {
-        await records.put(stateKey, encodeCbor(stateSchema.parse(state)))
+        await records.put(stateKey, await sealed(stateSchema.parse(state)))
       } catch (thrown) {
         await releaseNext()
         throw thrown
@@ -230,17 +233,33 @@ async function blobsOf(state: StoredState, blobs: BlobStore): Promise<string[]> 
   return cids
 }
 
+/** Bytes of SHA-256. */
+const DIGEST_BYTES = 32
+
+/** The value behind its hash: the database does not notice a flipped bit. */
+async function sealed(value: unknown): Promise<Uint8Array> {
+  const bytes = encodeCbor(value)
+  const { digest } = await sha256.digest(bytes)
+  const record = new Uint8Array(digest.length + bytes.length)
+  record.set(digest)
+  record.set(bytes, digest.length)
+  return record
+}
+
 async function read<T>(
   records: RecordStore,
   key: string,
   schema: z.ZodType<T>,
 ): Promise<T | undefined> {
-  const bytes = await records.get(key)
-  if (bytes === undefined) return undefined
-  const parsed = schema.safeParse(decodeCbor(bytes, LIMITS.manifestBytes))
-  if (parsed.success) return parsed.data
+  const record = await records.get(key)
+  if (record === undefined) return undefined
+  const bytes = record.subarray(DIGEST_BYTES)
+  const isWhole = await digestMatches(bytes, record.subarray(0, DIGEST_BYTES))
+  const parsed = isWhole ? schema.safeParse(decodeCbor(bytes, LIMITS.manifestBytes)) : undefined
+  if (parsed?.success === true) return parsed.data
+  const what = isWhole ? 'does not parse' : 'is damaged'
   throw new ShoalError(
     'state_corrupt',
-    `the stored record ${key} does not parse: leave the run and join it again`,
+    `the stored record ${key} ${what}: leave the run and join it again`,
   )
 }

@@ -125,9 +125,10 @@ async function createContext(
   const { clock, blobs, network } = ports
   const schema = modelSchema(manifest.model)
   const store = createRunStore(id, manifest, { records, blobs, references, clock })
-  const { membership, damage } = await openStore(store, given)
+  const { membership, damage, lost } = await openStore(store, given)
   const isOutside = membership?.trainer === 'outside'
   const progress = initialProgress()
+  if (lost !== undefined) progress.error = { code: lost.code, message: lost.message }
   const state = await states.open(id, { admins: manifest.admins })
   const self = network.peerId
   const { limits } = manifest
@@ -161,18 +162,32 @@ function withSnapshots(run: Omit<RunContext, 'snapshots'>): RunContext {
   return Object.assign(run, { snapshots })
 }
 
+/**
+ * `damage`: what this peer brought to the run cannot be read. `lost`: the state cannot, which others may give.
+ */
 async function openStore(
   store: RunStore,
   given: Membership | undefined,
-): Promise<{ membership: Membership | undefined; damage: ShoalError | undefined }> {
+): Promise<{
+  membership: Membership | undefined
+  damage: ShoalError | undefined
+  lost: ShoalError | undefined
+}> {
   if (given !== undefined) await store.setMembership(given)
+  const membership = await unlessCorrupt(store.membership())
+  const stored = await unlessCorrupt(store.retainStored())
+  return { membership: membership.value, damage: membership.damage, lost: stored.damage }
+}
+
+async function unlessCorrupt<T>(
+  reading: Promise<T>,
+): Promise<{ value: T | undefined; damage: ShoalError | undefined }> {
   try {
-    await store.retainStored()
-    return { membership: await store.membership(), damage: undefined }
+    return { value: await reading, damage: undefined }
   } catch (thrown) {
     const damage = asFault(thrown)
     if (damage.code !== 'state_corrupt') throw damage
-    return { membership: undefined, damage }
+    return { value: undefined, damage }
   }
 }
 

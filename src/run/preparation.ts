@@ -189,18 +189,21 @@ async function startingVectors(
     const vectors = fresh(run, caughtUp.parameters)
     return { ...vectors, momentum: caughtUp.momentum ?? vectors.momentum }
   }
-  if (stored !== undefined || damage !== undefined) {
-    throw new ShoalError(
-      'state_corrupt',
-      'what is stored of the run is damaged: connect to a peer of the run, whose state will take their place, or leave the run and join it again',
-    )
-  }
+  if (stored !== undefined || damage !== undefined) throw damagedState()
   const { initial } = run.manifest
   if (!isVectorOf(initial, run.elements)) {
     throw new ShoalError('schema_mismatch', "the manifest's initial weights do not fit its model")
   }
   await fetchChunked(run, initial, sources, signal)
   return fresh(run, await loadVector(initial, run.elements, run.blobs))
+}
+
+/** Of a run whose state neither the disk nor a peer can give now. */
+export function damagedState(): ShoalError {
+  return new ShoalError(
+    'state_corrupt',
+    'what is stored of the run is damaged: connect to a peer of the run, whose state will take its place, or leave the run and join it again',
+  )
 }
 
 function fresh(run: RunContext, parameters: Float32Array): RunVectors {

@@ -18,6 +18,7 @@ import {
 import { createPace } from './pace.ts'
 import { initialProgress, publishRecord, type RunContext, type RunPorts } from './run-context.ts'
 import { parseRunId } from './run-id.ts'
+import { damagedState } from './preparation.ts'
 import { fail, live } from './run-life.ts'
 import { createRunStore, type KeptCheckpoint, type Membership, type RunStore } from './run-store.ts'
 import { viewOf } from './run-view.ts'
@@ -125,10 +126,13 @@ async function createContext(
   const { clock, blobs, network } = ports
   const schema = modelSchema(manifest.model)
   const store = createRunStore(id, manifest, { records, blobs, references, clock })
-  const { membership, damage, lost } = await openStore(store, given)
+  const { membership, damage, isLost } = await openStore(store, given)
   const isOutside = membership?.trainer === 'outside'
   const progress = initialProgress()
-  if (lost !== undefined) progress.error = { code: lost.code, message: lost.message }
+  if (isLost) {
+    const { code, message } = damagedState()
+    progress.error = { code, message }
+  }
   const state = await states.open(id, { admins: manifest.admins })
   const self = network.peerId
   const { limits } = manifest
@@ -163,7 +167,7 @@ function withSnapshots(run: Omit<RunContext, 'snapshots'>): RunContext {
 }
 
 /**
- * `damage`: what this peer brought to the run cannot be read. `lost`: the state cannot, which others may give.
+ * `damage`: what this peer brought to the run cannot be read. `isLost`: the state cannot, which others may give.
  */
 async function openStore(
   store: RunStore,
@@ -171,12 +175,16 @@ async function openStore(
 ): Promise<{
   membership: Membership | undefined
   damage: ShoalError | undefined
-  lost: ShoalError | undefined
+  isLost: boolean
 }> {
   if (given !== undefined) await store.setMembership(given)
   const membership = await unlessCorrupt(store.membership())
   const stored = await unlessCorrupt(store.retainStored())
-  return { membership: membership.value, damage: membership.damage, lost: stored.damage }
+  return {
+    membership: membership.value,
+    damage: membership.damage,
+    isLost: stored.damage !== undefined,
+  }
 }
 
 async function unlessCorrupt<T>(

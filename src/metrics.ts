@@ -18,6 +18,8 @@ export const METRICS = {
   relay_circuits_cut_total: 'relayed connections cut at a limit, by limit',
   direct_paths_total: 'searches for a direct path to a peer behind a relay, by outcome',
   tokens_total: 'tokens trained on by this node',
+  training_seconds_total: 'wall time of outer steps',
+  training_waited_seconds_total: 'part of it in which compute waited for the network',
 } as const
 
 export type MetricName = keyof typeof METRICS

@@ -147,6 +147,7 @@ const RUN_GAUGES: readonly [name: string, help: string, of: (run: RunView) => nu
   ['run_validation_loss', 'validation loss, nats per token', (run) => run.validationLoss],
   ['run_tokens_per_second', 'tokens that this node trains on', (run) => run.tokensPerSecond],
   ['run_consensus_distance', 'relative distance of the replicas', (run) => run.consensusDistance],
+  ['run_wait_share', 'part of the time in which compute waited', (run) => run.waitShare],
   ['run_checkpoints', 'checkpoints that this node holds', (run) => run.checkpoints.length],
   [
     'run_checkpoint_outer_step',

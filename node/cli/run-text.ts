@@ -10,7 +10,8 @@ export function runLines(run: RunView): string[] {
     `rule ${run.rule}  parameters ${integer(run.parameters)}  inner steps ${run.innerStep}/${run.innerSteps}` +
       `  consensus distance ${decimal(run.consensusDistance)}`,
     `rounds ${run.rounds.averaged} averaged, ${run.rounds.solo} solo, ${run.rounds.stale} stale` +
-      `  sent ${bytes(run.bytesSent)}  received ${bytes(run.bytesReceived)}  tokens ${integer(run.tokens)}`,
+      `  sent ${bytes(run.bytesSent)}  received ${bytes(run.bytesReceived)}  tokens ${integer(run.tokens)}` +
+      waitText(run),
     ...roundLines(run),
     ...boardLines(run),
     ...(run.error === null ? [] : [`failed: ${run.error.message} (${run.error.code})`]),
@@ -29,6 +30,11 @@ export function runLine(run: RunView): string {
     `${integer(run.tokensPerSecond)} tokens/s`,
     `${run.members.length} ${run.members.length === 1 ? 'peer' : 'peers'}`,
   ].join('  ')
+}
+
+/** How much of its time this node's compute has waited for the network. */
+function waitText({ waitShare }: RunView): string {
+  return waitShare === null ? '' : `  waited ${(100 * waitShare).toFixed(1)} % of the time`
 }
 
 function roundLines({ round }: RunView): string[] {

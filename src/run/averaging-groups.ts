@@ -222,7 +222,7 @@ async function averageRound(
       key,
       schemaHash: hashOf(input.schemaHash, codec),
       weight: input.weight,
-      plan: contributionPlan(averaging, key.phase, parameters.length),
+      plan: contributionPlan(averaging, key.phase, [0, parameters.length]),
       vectors: { parameters },
     },
     clock,

@@ -55,12 +55,14 @@ async function storeState(
     loss: progress.loss,
     validationLoss: progress.validationLoss,
   }
-  const vectors = await store.storeVectors({ ...outer, optimizer })
+  const { local } = run
+  const vectors = await store.storeVectors({ ...outer, optimizer, local: local?.parameters })
   const state: StoredState = {
     version: 1,
     outerStep,
     ...counters,
     ...vectors,
+    ...(local && { ahead: { steps: local.steps, tokens: local.tokens, loss: local.loss } }),
     checkpoints: progress.checkpoints,
     finished: isFinal,
     round: progress.round,

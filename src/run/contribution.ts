@@ -13,14 +13,16 @@ import { ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import { encodeCbor } from '../store/content.ts'
 import { encodeWithFeedback } from '../optim/error-feedback.ts'
-import { norm } from '../tensor/vector.ts'
+import { norm, slicesOf, type SliceRange } from '../tensor/vector.ts'
 import type { Averaging } from './manifest.ts'
+import { sendsWeightsEarly } from './overlap.ts'
 
 /**
- * `outer`: the round of an outer step. `rejoin`: parameters of peers that were apart, after the outer step that showed
+ * `outer`: the round of an outer step. `weights`: the outer parameters at its start, where `outer` holds only the
+ * pseudo-gradient (see `overlap.ts`). `rejoin`: parameters of peers that were apart, after the outer step that showed
  * it. `merge-N`: stage N of the final merge.
  */
-export const PHASES = ['outer', 'rejoin', 'merge-0', 'merge-1'] as const
+export const PHASES = ['outer', 'weights', 'rejoin', 'merge-0', 'merge-1'] as const
 export type Phase = (typeof PHASES)[number]
 
 export interface RoundKey {
@@ -66,26 +68,47 @@ export interface Contribution {
   chunks: readonly Uint8Array[]
 }
 
-/** Which chunks a contribution of this phase has, for vectors of `elements`. */
+/** Which chunks a contribution of this phase has, for the elements of `range`. */
 export function contributionPlan(
   averaging: Averaging,
   phase: Phase,
-  elements: number,
+  [start, end]: SliceRange,
 ): ChunkPlan[] {
   const isOuter = phase === 'outer'
+  const isDiloco = averaging.rule === 'diloco'
   const parts: [Part, Codec][] = []
   if (isOuter && averaging.rule !== 'adapt-then-combine')
     parts.push(['pseudoGradient', codecs[averaging.pseudoGradientCodec]])
-  if (!isOuter || averaging.rule !== 'diloco')
+  if (!isOuter || (!isDiloco && !sendsWeightsEarly(averaging)))
     parts.push(['parameters', codecs[averaging.parametersCodec]])
-  const plan: ChunkPlan[] = []
-  for (const [part, codec] of parts) {
-    for (let from = 0; from < elements; from += LIMITS.sliceElements) {
-      const to = Math.min(elements, from + LIMITS.sliceElements)
-      plan.push({ part, codec, from, to, bytes: codec.encodedBytes(to - from) })
-    }
+  return parts.flatMap(([part, codec]) =>
+    [...slicesOf(end, LIMITS.sliceElements, start)].map(([from, to]) => {
+      const bytes = codec.encodedBytes(to - from)
+      return { part, codec, from, to, bytes }
+    }),
+  )
+}
+
+/** One contribution of the parts of two. */
+export function joinContributions(first: Contribution, second: Contribution): Contribution {
+  return {
+    ...first,
+    plan: [...first.plan, ...second.plan],
+    chunks: [...first.chunks, ...second.chunks],
   }
-  return plan
+}
+
+/** The slices that contributions of this plan hold, with a turn of the event loop after each whole one. */
+export async function* plannedSlices(
+  plan: readonly ChunkPlan[],
+  clock: Clock,
+): AsyncGenerator<SliceRange> {
+  const [first] = plan
+  for (const { part, from, to } of plan) {
+    if (part !== first?.part) continue
+    yield [from, to]
+    if (to - from === LIMITS.sliceElements) await clock.sleep(0)
+  }
 }
 
 /** Encodes slice by slice, yielding between slices. Throws `engine_failed` when a vector is not finite. */

@@ -15,7 +15,7 @@ import { commitState } from './commit.ts'
 import type { Manifest } from './manifest.ts'
 import { REJOIN_SHARE } from './rejoin.ts'
 import { replayRounds } from './replay.ts'
-import { publishRecord, type ReadyRun } from './run-context.ts'
+import { publishRecord, startFromOuter, type ReadyRun } from './run-context.ts'
 import { slicesInTurns } from './slices.ts'
 
 /** From this share of the others' work on, a peer of a gossip run keeps its parameters: the rounds do the rest. */
@@ -56,7 +56,7 @@ export async function resynchronize(
   if (caughtUp === undefined) return false
   await run.commit
   await mix(run, caughtUp, share)
-  await run.trainer.writeParameters(run.outer.parameters)
+  await startFromOuter(run)
   run.progress.outerStep = startingStep(run, caughtUp.checkpoint.outerStep)
   run.progress.apart = null
   run.membership.noteInStep(run.progress.outerStep, run.progress.tokens)

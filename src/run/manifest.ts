@@ -8,6 +8,7 @@ import { z } from 'zod'
 import { CODEC_IDS, DENSE_CODEC_IDS, isSparse, SPARSE_CODEC_IDS } from '../codec/codec.ts'
 import { LIMITS } from '../limits.ts'
 import { TENSOR_NAME } from '../tensor/safetensors.ts'
+import { overlapMax } from './overlap.ts'
 
 const count = (max: number) => z.number().int().min(1).max(max)
 const cidText = z.string().min(8).max(128)
@@ -78,6 +79,10 @@ export const averagingSchema = z.strictObject({
       error: 'slow weights in less than 8 bits cost 6 % of the loss: use fp32, fp16 or int8-128',
     })
     .default('int8-128'),
+  /** Inner steps of the next outer step done while a round's contributions are on their way; none when left out. */
+  overlapSteps: z.number().int().min(0).max(100_000).optional(),
+  /** All-reduce runs: each outer step exchanges one of so many fragments of the parameters in turn; 1 when left out. */
+  fragments: z.number().int().min(1).max(64).optional(),
 })
 export type Averaging = z.infer<typeof averagingSchema>
 
@@ -97,17 +102,23 @@ const SPARSE_OUTER_STEPS_MIN = {
   sparseloco: 200,
 } as const
 
+interface Schedule {
+  model: { kind: 'gpt' | 'external' }
+  averaging: Averaging
+  innerSteps: number
+  outerSteps: number
+}
+
 /** Refuses what is known to fail, naming field and remedy. */
-function refuseFailing(
-  { averaging, outerSteps }: { averaging: Averaging; outerSteps: number },
-  context: z.RefinementCtx,
-): void {
+function refuseFailing(manifest: Schedule, context: z.RefinementCtx): void {
+  const { averaging, outerSteps } = manifest
   const { rule, pseudoGradientCodec: codec, momentum, consensus, learningRate } = averaging
   const refuse = (field: keyof Averaging, message: string): void =>
     context.addIssue({ code: 'custom', path: ['averaging', field], message })
   if (rule === 'noloco' && momentum > Math.min(consensus, learningRate)) {
     refuse('momentum', 'above its consensus or learningRate NoLoCo diverges: use 0.5')
   }
+  refuseSchedules(manifest, refuse)
   if (!isSparse(codec)) return
   if (rule !== 'diloco') {
     refuse(
@@ -118,14 +129,42 @@ function refuseFailing(
   if (averaging.errorFeedback === 0) {
     refuse('errorFeedback', `${codec} loses most of what it does not send: leave errorFeedback out`)
   }
-  if (outerSteps < SPARSE_OUTER_STEPS_MIN[codec]) {
+  const exchanges = Math.floor(outerSteps / (averaging.fragments ?? 1))
+  if (exchanges < SPARSE_OUTER_STEPS_MIN[codec]) {
     refuse(
       'pseudoGradientCodec',
-      `${codec} needs ${SPARSE_OUTER_STEPS_MIN[codec]} outer steps, not ${outerSteps}: use topk-1024-int4 or int4-64`,
+      `${codec} needs ${SPARSE_OUTER_STEPS_MIN[codec]} outer steps, not ${exchanges}: use topk-1024-int4 or int4-64`,
     )
   }
   if (needsNoMomentum(codec) && momentum > 0) {
     refuse('momentum', `${codec} has its error feedback for outer momentum: use 0`)
+  }
+}
+
+/** Refuses overlap and fragments where they are known to fail. */
+function refuseSchedules(
+  { averaging, innerSteps, outerSteps, model }: Schedule,
+  refuse: (field: keyof Averaging, message: string) => void,
+): void {
+  const { rule, overlapSteps = 0, fragments = 1 } = averaging
+  const max = overlapMax({ averaging, innerSteps })
+  if (overlapSteps > max) {
+    refuse(
+      'overlapSteps',
+      `a correction that comes later than a quarter of the inner steps costs 5 % of the loss and more: use ${max} at most`,
+    )
+  }
+  if (overlapSteps > 0 && model.kind === 'external') {
+    refuse('overlapSteps', 'an outside trainer does whole outer steps: leave it out')
+  }
+  if (fragments > 1 && rule !== 'diloco') {
+    refuse(
+      'fragments',
+      `${rule} sends weights, and weights in turns cost 10 % of the loss: use rule 'diloco' or leave it out`,
+    )
+  }
+  if (fragments > 1 && fragments > outerSteps) {
+    refuse('fragments', `${outerSteps} outer steps do not exchange all of them: use fewer`)
   }
 }
 

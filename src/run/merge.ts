@@ -19,7 +19,7 @@ import {
 } from './contribution.ts'
 import { shuffledMembers } from './partners.ts'
 import { performRound } from './round.ts'
-import { publishRecord, setStatus, type ReadyRun } from './run-context.ts'
+import { publishRecord, setStatus, startFromOuter, type ReadyRun } from './run-context.ts'
 import { slicesInTurns } from './slices.ts'
 
 /** Rounds that the final merge may last: it waits for peers that are finishing their last step. */
@@ -63,7 +63,7 @@ export async function mergeReplicas(run: ReadyRun, signal: AbortSignal): Promise
     for (const { peer } of contributions) merged.add(peer)
   }
   merged.delete(run.self)
-  await run.trainer.writeParameters(run.outer.parameters)
+  await startFromOuter(run)
   await commitState(run, signal, { final: true })
   setStatus(run, 'finished')
   await publishRecord(run)
@@ -85,7 +85,7 @@ export async function exchangeParameters(
       key,
       schemaHash: manifest.schemaHash,
       weight,
-      plan: contributionPlan(manifest.averaging, key.phase, run.elements),
+      plan: contributionPlan(manifest.averaging, key.phase, [0, run.elements]),
       vectors: { parameters: run.outer.parameters },
     },
     run.clock,

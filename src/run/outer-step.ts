@@ -3,20 +3,37 @@
  *
  * Everything numeric goes slice by slice and yields in between, so that the node answers its peers meanwhile.
  */
-import { withDeadline, type Clock } from '../clock.ts'
 import { ShoalError } from '../errors.ts'
 import { isFiniteVector } from '../tensor/vector.ts'
 import { commitState } from './commit.ts'
-import type { Contribution } from './contribution.ts'
-import { plannedTokens } from './model-schema.ts'
+import { joinContributions, type Contribution } from './contribution.ts'
+import { sendWeights, withWeights } from './early-weights.ts'
+import { trainBeside, trainInnerSteps, type Trained } from './inner-steps.ts'
 import { applyRound, contributingMoves, contributionOf, takeBack } from './outer-update.ts'
-import { planInnerSteps, type InnerPlan } from './pace.ts'
+import {
+  applyCorrection,
+  exchangedRange,
+  overlapPlan,
+  sendsWeightsEarly,
+  type Correction,
+  type InnerWork,
+} from './overlap.ts'
 import { choosePartners, type Partners } from './partners.ts'
 import { reconcile } from './rejoin.ts'
-import { performRound, type RoundResult } from './round.ts'
-import { bytesReceived, bytesSent, publishRecord, setStatus, type ReadyRun } from './run-context.ts'
+import { performRound, type RoundExchange, type RoundResult } from './round.ts'
+import {
+  bytesReceived,
+  bytesSent,
+  publishRecord,
+  standStill,
+  startFromOuter,
+  type ReadyRun,
+} from './run-context.ts'
 import { slicesInTurns } from './slices.ts'
 import type { RoundView } from './view.ts'
+
+/** Share of the time that a round beside training may take in which the group is waited for. */
+const PATIENCE_SHARE = 3 / 4
 
 /** What a round has shown beside its outcome. */
 export interface StepResult {
@@ -27,56 +44,129 @@ export interface StepResult {
 
 /** Trains one outer step and commits it. Rejects only when aborted or when training or storing fails. */
 export async function trainOuterStep(run: ReadyRun, signal: AbortSignal): Promise<StepResult> {
+  const over = new AbortController()
+  try {
+    return await trainAndExchange(run, AbortSignal.any([signal, over.signal]))
+  } finally {
+    over.abort(new ShoalError('aborted', 'the outer step is over'))
+  }
+}
+
+async function trainAndExchange(run: ReadyRun, signal: AbortSignal): Promise<StepResult> {
   const { progress, manifest } = run
   const { outerStep } = progress
-  const { tokens, plan, elapsedMs } = await trainInnerSteps(run, signal)
-  const isExact = manifest.averaging.rule === 'diloco'
+  const { averaging } = manifest
+  const weights = sendsWeightsEarly(averaging)
+    ? await sendWeights(run, partnersOfStep(run).group, signal)
+    : undefined
+  const trained = await trainInnerSteps(run, signal)
+  const isExact = averaging.rule === 'diloco'
   const base = isExact ? progress.parametersHash : null
+  const noted = await run.trainer.readParameters()
   const update = {
-    averaging: manifest.averaging,
+    averaging,
     outer: run.outer,
     peer: run.self,
     run: run.id,
     outerStep,
     schemaHash: manifest.schemaHash,
-    weight: tokens,
-    pseudoGradient: await pseudoGradientOf(run),
+    weight: trained.tokens,
+    pseudoGradient: await pseudoGradientOf(run, noted),
     base,
     rejoins: progress.apart !== null,
+    range: exchangedRange(manifest, outerStep, run.elements),
   }
   // The commit of the step before still reads what is about to change.
   if (contributingMoves(update)) await run.commit
-  const own = await contributionOf(update, run.clock)
+  const given = await contributionOf(update, run.clock)
+  const own = weights === undefined ? given : joinContributions(given, weights.own)
+  const exchange = weights === undefined ? run.exchange : withWeights(run.exchange, given, weights)
   const sentBefore = bytesSent(run)
   const receivedBefore = bytesReceived(run)
-  const lag = run.membership.lag(outerStep)
-  const result = await performRound(run.exchange, run.clock, {
-    key: { outerStep, phase: 'outer' },
-    own,
-    partners: partnersOfStep(run, outerStep),
-    exact: isExact,
-    staleness: manifest.limits.staleness,
-    patienceMs: run.pace.patienceMs(plan, plan.targetMs - elapsedMs, lag),
-    transferMs: run.pace.transferMs(),
-    timeoutMs: manifest.limits.roundTimeoutMs,
-    signal,
-  })
+  const { result, ahead } = await roundBesideTraining(run, { exchange, own, trained }, signal)
   run.pace.note(result.times)
   for (const peer of result.unreachable) run.membership.doubt(peer)
   const consensusDistance = await updateOuterState(run, result, own)
   const reconciled = isExact
-    ? await reconcile(run, result.contributions, { base, tokens }, signal)
+    ? await standStill(
+        run,
+        reconcile(run, result.contributions, { base, tokens: trained.tokens }, signal),
+      )
     : undefined
-  await run.trainer.writeParameters(run.outer.parameters)
+  if (reconciled?.merged === true) await startFromOuter(run)
+  else await startFromCorrection(run, { noted, range: update.range, ahead })
   noteRound(run, result, {
     consensusDistance: reconciled?.merged === true ? null : consensusDistance,
     bytesSent: bytesSent(run) - sentBefore,
     bytesReceived: bytesReceived(run) - receivedBefore,
+    overlapSteps: ahead.steps,
   })
   run.membership.noteInStep(progress.outerStep, progress.tokens, reconciled?.together)
   await commitState(run, signal)
   await publishRecord(run)
   return { outcome: result.outcome, repairFrom: reconciled?.repairFrom ?? [] }
+}
+
+interface OwnRound {
+  exchange: RoundExchange
+  own: Contribution
+  trained: Trained
+}
+
+/** The round, and beside it what the manifest lets overlap of the next inner steps. */
+async function roundBesideTraining(
+  run: ReadyRun,
+  { exchange, own, trained }: OwnRound,
+  outer: AbortSignal,
+): Promise<{ result: RoundResult; ahead: InnerWork }> {
+  const { manifest, pace, membership, progress } = run
+  const { limits, averaging } = manifest
+  const isExact = averaging.rule === 'diloco'
+  const { plan, elapsedMs, steps } = trained
+  const usualMs = pace.patienceMs(
+    plan,
+    plan.targetMs - elapsedMs,
+    membership.lag(progress.outerStep),
+  )
+  // Beside training there is time to wait, and some to ask others after that.
+  const besideMs = (PATIENCE_SHARE * overlapPlan(manifest, steps).latest * elapsedMs) / steps
+  const [failed, ended, cut] = [new AbortController(), new AbortController(), new AbortController()]
+  const signal = AbortSignal.any([outer, failed.signal])
+  const round = performRound(exchange, run.clock, {
+    key: { outerStep: progress.outerStep, phase: 'outer' },
+    own,
+    partners: partnersOfStep(run),
+    exact: isExact,
+    staleness: limits.staleness,
+    patienceMs: isExact ? usualMs : Math.max(usualMs, besideMs),
+    transferMs: pace.transferMs(),
+    timeoutMs: limits.roundTimeoutMs,
+    cut: cut.signal,
+    signal,
+  }).finally(() => ended.abort())
+  try {
+    const ahead = await trainBeside(run, steps, ended.signal, signal)
+    // Peers of an all-reduce round must come to the same set: they wait for it instead.
+    if (ahead.steps > 0 && !isExact) cut.abort(new ShoalError('timeout', 'too late for the round'))
+    return { result: await standStill(run, round), ahead }
+  } catch (thrown) {
+    failed.abort(thrown)
+    await round.catch(() => {})
+    throw thrown
+  }
+}
+
+/** The next inner steps go on from the local parameters, corrected by what the round has come to. */
+async function startFromCorrection(
+  run: ReadyRun,
+  { noted, range, ahead }: Pick<Correction, 'noted' | 'range'> & { ahead: InnerWork },
+): Promise<void> {
+  const { parameters: outer } = run.outer
+  if (ahead.steps === 0 && range[1] - range[0] === run.elements) return startFromOuter(run)
+  const local = ahead.steps === 0 ? noted : await run.trainer.readParameters()
+  await applyCorrection({ noted, local, outer, range }, run.clock)
+  run.local = { ...ahead, parameters: local }
+  await run.trainer.writeParameters(local)
 }
 
 /** The outer update of a round. Returns the consensus distance before it, as far as the round can tell. */
@@ -100,84 +190,25 @@ async function updateOuterState(
   )
 }
 
-interface Trained {
-  tokens: number
-  plan: InnerPlan
-  elapsedMs: number
-}
-
-/** As many inner steps as the swarm's pace leaves time for. */
-async function trainInnerSteps(run: ReadyRun, signal: AbortSignal): Promise<Trained> {
-  const { progress, clock, id, manifest } = run
-  const { outerStep } = progress
-  const plan = planInnerSteps(
-    {
-      ownRate: progress.tokensPerSecond,
-      otherRates: run.membership.trainers(outerStep).map(({ record }) => record.tokensPerSecond),
-      lag: run.membership.lag(outerStep),
-    },
-    {
-      innerSteps: manifest.innerSteps,
-      tokens: plannedTokens(manifest),
-      limits: manifest.limits,
-    },
-  )
-  const startedMs = clock.now()
-  const result = await withTimer(clock, plan.budgetMs, (enough) =>
-    run.trainer.innerSteps(outerStep, {
-      signal,
-      enough,
-      steps: plan.steps,
-      onProgress: ({ step, loss }) => {
-        progress.innerStep = step
-        run.emit({ type: 'inner_progress', run: id, outerStep, innerStep: step, loss })
-      },
-      onSilence: async (silent) => {
-        setStatus(run, silent ? 'silent' : 'training')
-        await publishRecord(run)
-      },
-    }),
-  )
-  const elapsedMs = clock.now() - startedMs
-  progress.innerStep = result.steps
-  progress.tokens += result.tokens
-  progress.loss = result.loss
-  progress.tokensPerSecond = (result.tokens * 1000) / Math.max(1, elapsedMs)
-  run.metrics.add('tokens_total', result.tokens)
-  return { tokens: result.tokens, plan, elapsedMs }
-}
-
-/** What runs longer needs no timer, and there are none beyond 24 days. */
-const LONGEST_TIMER_MS = 86_400_000
-
-/** Work with a signal that fires when its time is up; the timer ends with the work. */
-async function withTimer<T>(
-  clock: Clock,
-  ms: number,
-  work: (expired: AbortSignal | undefined) => Promise<T>,
-): Promise<T> {
-  if (ms > LONGEST_TIMER_MS) return work(undefined)
-  return withDeadline(clock, ms, 'the time for inner steps', undefined, work)
-}
-
-/** Outer minus local parameters (DiLoCo's sign), computed in place of the local ones. */
-async function pseudoGradientOf(run: ReadyRun): Promise<Float32Array> {
-  const local = await run.trainer.readParameters()
+/** Outer minus local parameters (DiLoCo's sign). */
+async function pseudoGradientOf(run: ReadyRun, local: Float32Array): Promise<Float32Array> {
   const { parameters } = run.outer
+  const difference = new Float32Array(local.length)
   for await (const [from, to] of slicesInTurns(local.length, run.clock)) {
-    for (let index = from; index < to; index++) local[index] = parameters[index]! - local[index]!
+    for (let i = from; i < to; i++) difference[i] = parameters[i]! - local[i]!
   }
-  if (!isFiniteVector(local)) {
+  if (!isFiniteVector(difference)) {
     throw new ShoalError(
       'engine_failed',
       'training diverged (parameters are no longer finite): use a smaller inner.learningRate in a new run',
     )
   }
-  return local
+  return difference
 }
 
-function partnersOfStep(run: ReadyRun, outerStep: number): Partners {
+function partnersOfStep(run: ReadyRun): Partners {
   const { id, self, manifest, membership } = run
+  const { outerStep } = run.progress
   const members = membership.trainers(outerStep).map(({ peer }) => peer)
   return choosePartners({ self, run: id, averaging: manifest.averaging }, outerStep, members)
 }
@@ -185,7 +216,9 @@ function partnersOfStep(run: ReadyRun, outerStep: number): Partners {
 function noteRound(
   run: ReadyRun,
   result: RoundResult,
-  measured: { consensusDistance: number | null; bytesSent: number; bytesReceived: number },
+  measured: Pick<RoundView, 'bytesSent' | 'bytesReceived' | 'overlapSteps'> & {
+    consensusDistance: number | null
+  },
 ): void {
   const { progress } = run
   const round: RoundView = {
@@ -195,6 +228,7 @@ function noteRound(
     durationMs: Math.round(result.durationMs),
     bytesSent: measured.bytesSent,
     bytesReceived: measured.bytesReceived,
+    overlapSteps: measured.overlapSteps,
     reasons: result.reasons,
   }
   progress.round = round

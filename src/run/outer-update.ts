@@ -2,11 +2,12 @@
 import type { Clock } from '../clock.ts'
 import { estimateConsensusDistance } from '../optim/consensus.ts'
 import { nesterovStep, outerStep, type GroupMember, type OuterState } from '../optim/outer.ts'
-import { addScaled, squaredDistance, sumOfSquares } from '../tensor/vector.ts'
+import { addScaled, squaredDistance, sumOfSquares, type SliceRange } from '../tensor/vector.ts'
 import {
   contributionPlan,
   decodeSlice,
   encodeContribution,
+  plannedSlices,
   type Contribution,
 } from './contribution.ts'
 import { errorFeedbackOf, type Averaging } from './manifest.ts'
@@ -26,6 +27,8 @@ export interface OwnUpdate {
   /** Hash of the outer parameters, where all peers should hold equal ones. */
   base?: string | null
   rejoins?: boolean
+  /** What is exchanged; everything when left out. */
+  range?: SliceRange
 }
 
 /** Outer state at a run's start: the residual is there when the manifest's averaging has error feedback. */
@@ -65,7 +68,7 @@ export async function contributionOf(update: OwnUpdate, clock: Clock): Promise<C
       weight: update.weight,
       base: update.base ?? null,
       rejoins: update.rejoins ?? false,
-      plan: contributionPlan(averaging, 'outer', parameters.length),
+      plan: contributionPlan(averaging, 'outer', update.range ?? [0, parameters.length]),
       vectors: { pseudoGradient, parameters },
       feedback: residual && { residual, beta: errorFeedbackOf(averaging) },
     },
@@ -80,7 +83,7 @@ export async function takeBack(
   clock: Clock,
 ): Promise<void> {
   if (residual === undefined) return
-  for await (const [from, to] of slicesInTurns(residual.length, clock)) {
+  for await (const [from, to] of plannedSlices(contribution.plan, clock)) {
     addScaled(residual.subarray(from, to), decodeSlice(contribution, 'pseudoGradient', from), 1)
   }
 }
@@ -120,7 +123,7 @@ export async function applyRound(update: OuterUpdate, clock: Clock): Promise<num
   const hasParameters = averaging.rule !== 'diloco'
   const squaredDistances = contributions.map(() => 0)
   let squaredNorm = 0
-  for await (const [from, to] of slicesInTurns(parameters.length, clock)) {
+  for await (const [from, to] of plannedSlices(contributions[0]?.plan ?? [], clock)) {
     const state = {
       parameters: parameters.subarray(from, to),
       momentum: momentum.subarray(from, to),

@@ -16,6 +16,7 @@ import { VALIDATION_BATCHES } from './commit.ts'
 import { startingStep } from './keep-up.ts'
 import type { Chunked } from './manifest.ts'
 import { initialOuterState } from './outer-update.ts'
+import { NO_WORK } from './overlap.ts'
 import { committedRound, publishRecord, type ReadyRun, type RunContext } from './run-context.ts'
 import type { RunVectors, StoredState } from './run-store.ts'
 import type { Engine, RunTrainer, Trainer, TrainerSpec } from './trainer.ts'
@@ -33,8 +34,9 @@ export async function prepareRun(
   await publishRecord(run)
   await meet(run, sources(), signal)
   const spec = await trainerSpec(run, sources, signal)
-  const { optimizer, ...outer } = await startingVectors(run, sources, signal)
-  const trainer = await openTrainer(run, spec, outer.parameters)
+  const { optimizer, local, ...outer } = await startingVectors(run, sources, signal)
+  run.local = local && { ...NO_WORK, ...run.committed?.ahead, parameters: local }
+  const trainer = await openTrainer(run, spec, local ?? outer.parameters)
   try {
     if (optimizer.length > 0) await trainer.importOptimizer(optimizer)
     if (run.progress.lossStart === null && trainer.evaluate !== undefined) {

@@ -9,8 +9,9 @@ import { agreedPeers } from './agreement.ts'
 import { commitState } from './commit.ts'
 import { contributionPlan, type Contribution, type RoundKey } from './contribution.ts'
 import { applyRound } from './outer-update.ts'
+import { exchangedRange } from './overlap.ts'
 import { LIMITS } from '../limits.ts'
-import { publishRecord, type ReadyRun } from './run-context.ts'
+import { publishRecord, startFromOuter, type ReadyRun } from './run-context.ts'
 
 /** Replays what the others have completed, as far as possible. Returns how many rounds. */
 export async function replayRounds(run: ReadyRun, signal: AbortSignal): Promise<number> {
@@ -20,6 +21,7 @@ export async function replayRounds(run: ReadyRun, signal: AbortSignal): Promise<
     const contributions = await contributionsOf(run, signal)
     if (contributions === undefined) break
     await run.commit
+    run.local = undefined
     await applyRound(
       {
         averaging: manifest.averaging,
@@ -37,7 +39,7 @@ export async function replayRounds(run: ReadyRun, signal: AbortSignal): Promise<
     await run.commit
   }
   if (replayed > 0) {
-    await run.trainer.writeParameters(run.outer.parameters)
+    await startFromOuter(run)
     membership.noteInStep(progress.outerStep, progress.tokens)
     await publishRecord(run)
     run.logger.info('rounds_replayed', { run: run.id, rounds: replayed, to: progress.outerStep })
@@ -52,7 +54,8 @@ async function contributionsOf(
 ): Promise<Contribution[] | undefined> {
   const { manifest, progress, exchange } = run
   const key: RoundKey = { outerStep: progress.outerStep, phase: 'outer' }
-  const plan = contributionPlan(manifest.averaging, 'outer', run.elements)
+  const range = exchangedRange(manifest, key.outerStep, run.elements)
+  const plan = contributionPlan(manifest.averaging, key.phase, range)
   const { roundTimeoutMs } = manifest.limits
   const members = run.membership
     .trainers(key.outerStep, LIMITS.keptRounds)

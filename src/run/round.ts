@@ -43,6 +43,8 @@ export interface RoundInput {
   transferMs: number
   /** The whole round. */
   timeoutMs: number
+  /** Ends it sooner, with what has come. Not for an exact round, whose members would end with different sets. */
+  cut?: AbortSignal | undefined
   signal: AbortSignal
 }
 
@@ -56,11 +58,12 @@ export async function performRound(
   clock: Clock,
   input: RoundInput,
 ): Promise<RoundResult> {
-  const { key, own, exact, timeoutMs, signal } = input
+  const { key, own, exact, timeoutMs, cut, signal } = input
   const startedMs = clock.now()
   exchange.offer(key, own)
   const result = await withDeadline(clock, timeoutMs, 'the round', signal, async (limited) => {
-    const answers = await collect(exchange, input, limited)
+    const collecting = cut === undefined ? limited : AbortSignal.any([limited, cut])
+    const answers = await collect(exchange, input, collecting)
     const collected = [own, ...contributionsIn(answers)].sort(byPeer)
     const agreed = exact
       ? await agree(exchange, input, collected, limited)

@@ -13,6 +13,7 @@ import type { Exchange } from './exchange.ts'
 import type { HashVotes } from './hash-votes.ts'
 import type { Manifest } from './manifest.ts'
 import type { Membership } from './membership.ts'
+import type { LocalState } from './overlap.ts'
 import type { Pace } from './pace.ts'
 import type { KeptCheckpoint, RunStore, StoredState } from './run-store.ts'
 import type { CommittedRound, OutsideTrainer } from './outside-trainer.ts'
@@ -51,6 +52,9 @@ export interface Progress {
    * share of what the others have done.
    */
   apart: number | null
+  /** Wall time of training in this session, and how much of it the trainer stood still for the network. */
+  trainingMs: number
+  waitedMs: number
   /** Of sessions before this one. */
   bytesSentBefore: number
   bytesReceivedBefore: number
@@ -75,6 +79,8 @@ export interface RunContext extends RunPorts {
   readonly progress: Progress
   /** The commit under way; parameters must not change before it is done. */
   commit: Promise<void>
+  /** Where the next inner steps start; undefined when that is at the outer parameters. */
+  local: LocalState | undefined
   /** Open once the run is ready. */
   trainer: RunTrainer | undefined
   /** Where an outside process trains this run; then it is the trainer. */
@@ -106,6 +112,8 @@ export function initialProgress(): Progress {
     checkpoints: [],
     parametersHash: null,
     apart: null,
+    trainingMs: 0,
+    waitedMs: 0,
     bytesSentBefore: 0,
     bytesReceivedBefore: 0,
     error: null,
@@ -117,6 +125,27 @@ export function committedRound({ round, consensusDistance }: Progress): Committe
   if (round === null) return null
   const { outerStep, outcome, partners } = round
   return { outerStep, outcome, partners, consensusDistance }
+}
+
+/** The next inner steps start at the outer parameters. */
+export async function startFromOuter(run: ReadyRun): Promise<void> {
+  run.local = undefined
+  await run.trainer.writeParameters(run.outer.parameters)
+}
+
+/** Waits for the network while the trainer stands still, and counts the time. */
+export async function standStill<T>(
+  { clock, progress, metrics }: Pick<RunContext, 'clock' | 'progress' | 'metrics'>,
+  waiting: Promise<T>,
+): Promise<T> {
+  const startedMs = clock.now()
+  try {
+    return await waiting
+  } finally {
+    const elapsedMs = clock.now() - startedMs
+    progress.waitedMs += elapsedMs
+    metrics.add('training_waited_seconds_total', elapsedMs / 1000)
+  }
 }
 
 export function bytesSent({ progress, exchange }: RunContext): number {

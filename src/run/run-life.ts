@@ -11,12 +11,13 @@ import type { Member } from '../state/shared-state.ts'
 import { commitState } from './commit.ts'
 import { keepUp, resynchronize } from './keep-up.ts'
 import { mergeReplicas } from './merge.ts'
-import { trainOuterStep } from './outer-step.ts'
+import { trainOuterStep, type StepResult } from './outer-step.ts'
 import { prepareRun } from './preparation.ts'
 import {
   committedRound,
   publishRecord,
   setStatus,
+  standStill,
   type ReadyRun,
   type RunContext,
 } from './run-context.ts'
@@ -133,13 +134,26 @@ async function train(run: ReadyRun, signal: AbortSignal): Promise<void> {
       setStatus(run, 'training')
       await publishRecord(run)
     }
-    const { outcome, repairFrom } = await trainOuterStep(run, signal)
-    if (outcome === 'stale') await askAround(run, signal)
-    const right = run.membership.others().filter(({ peer }) => repairFrom.includes(peer))
-    await resynchronize(run, right, signal)
-    await keepUp(run, signal)
+    const startedMs = run.clock.now()
+    const result = await trainOuterStep(run, signal)
+    await standStill(run, stayInStep(run, result, signal))
+    const trainedMs = run.clock.now() - startedMs
+    run.progress.trainingMs += trainedMs
+    run.metrics.add('training_seconds_total', trainedMs / 1000)
     await settleWithScript(run)
   }
+}
+
+/** What a round has shown this peer to lack. */
+async function stayInStep(
+  run: ReadyRun,
+  { outcome, repairFrom }: StepResult,
+  signal: AbortSignal,
+): Promise<void> {
+  if (outcome === 'stale') await askAround(run, signal)
+  const right = run.membership.others().filter(({ peer }) => repairFrom.includes(peer))
+  await resynchronize(run, right, signal)
+  await keepUp(run, signal)
 }
 
 /** Tells an outside trainer how its step ended, once nothing can undo it. */

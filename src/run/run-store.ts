@@ -49,6 +49,15 @@ const stateSchema = z.strictObject({
   /** Of runs with error feedback. */
   residual: chunkedSchema.optional(),
   optimizer: chunkedSchema,
+  /** Where the inner steps go on, and what is done of them, when that is not at the outer parameters. */
+  local: chunkedSchema.optional(),
+  ahead: z
+    .strictObject({
+      steps: z.number().int().min(0),
+      tokens: z.number().int().min(0),
+      loss: z.number(),
+    })
+    .optional(),
   checkpoints: z.array(keptCheckpointSchema).max(16),
   finished: z.boolean(),
   /** The newest round, for an outside trainer that did not hear how it ended. */
@@ -67,9 +76,13 @@ export type Membership = z.infer<typeof membershipSchema>
 
 export interface RunVectors extends OuterState {
   optimizer: Uint8Array
+  local?: Float32Array | undefined
 }
 
-type StoredVectors = Pick<StoredState, 'parameters' | 'momentum' | 'residual' | 'optimizer'>
+type StoredVectors = Pick<
+  StoredState,
+  'parameters' | 'momentum' | 'residual' | 'optimizer' | 'local'
+>
 
 /** Checkpoints kept on this node; the final one is never dropped. */
 export const CHECKPOINTS_KEPT = 3
@@ -185,7 +198,7 @@ function createHold(
 }
 
 async function loadVectors(
-  { parameters, momentum, residual, optimizer }: StoredVectors,
+  { parameters, momentum, residual, optimizer, local }: StoredVectors,
   elements: number,
   blobs: BlobStore,
 ): Promise<RunVectors> {
@@ -194,11 +207,12 @@ async function loadVectors(
     momentum: await loadVector(momentum, elements, blobs),
     residual: residual && (await loadVector(residual, elements, blobs)),
     optimizer: await loadBytes(optimizer, blobs),
+    local: local && (await loadVector(local, elements, blobs)),
   }
 }
 
 async function storeVectors(
-  { parameters, momentum, residual, optimizer }: RunVectors,
+  { parameters, momentum, residual, optimizer, local }: RunVectors,
   blobs: BlobStore,
   clock: Clock,
 ): Promise<StoredVectors> {
@@ -207,6 +221,7 @@ async function storeVectors(
     momentum: await storeVector(momentum, blobs, clock),
     ...(residual && { residual: await storeVector(residual, blobs, clock) }),
     optimizer: await storeBytes(optimizer, blobs),
+    ...(local && { local: await storeVector(local, blobs, clock) }),
   }
 }
 
@@ -224,8 +239,10 @@ export async function storedRuns(
 }
 
 async function blobsOf(state: StoredState, blobs: BlobStore): Promise<string[]> {
-  const { parameters, momentum, residual, optimizer } = state
-  const cids = [parameters, momentum, residual, optimizer].flatMap((stored) => stored?.chunks ?? [])
+  const { parameters, momentum, residual, optimizer, local } = state
+  const cids = [parameters, momentum, residual, optimizer, local].flatMap(
+    (stored) => stored?.chunks ?? [],
+  )
   for (const { cid } of state.checkpoints) {
     const checkpoint = await loadCheckpoint(parseCid(cid), blobs).catch(() => undefined)
     cids.push(cid, ...(checkpoint === undefined ? [] : checkpointChunks(checkpoint)))

@@ -21,6 +21,7 @@ export function viewOf(run: RunContext): RunView {
     validationLoss: progress.validationLoss,
     tokensPerSecond: progress.tokensPerSecond,
     consensusDistance: progress.consensusDistance,
+    waitShare: progress.trainingMs === 0 ? null : progress.waitedMs / progress.trainingMs,
     bytesSent: bytesSent(run),
     bytesReceived: bytesReceived(run),
     round: progress.round,

@@ -151,6 +151,7 @@ async function createContext(
     hashVotes: createHashVotes(self, state),
     progress,
     commit: Promise.resolve(),
+    local: undefined,
     trainer: undefined,
     outside: isOutside
       ? createOutsideTrainer({ schema, clock, silentMs: trainerSilentMs })

@@ -22,6 +22,8 @@ export const roundViewSchema = z.object({
   durationMs: z.number(),
   bytesSent: z.number(),
   bytesReceived: z.number(),
+  /** Inner steps of the next outer step that were done before its result was applied. */
+  overlapSteps: z.number().optional(),
   /** Why the round was not averaged with the whole group; empty when it was. */
   reasons: z.array(z.string()),
 })
@@ -70,6 +72,8 @@ export const runViewSchema = z.object({
   validationLoss: nullableNumber,
   tokensPerSecond: z.number(),
   consensusDistance: nullableNumber,
+  /** Share of the wall time of training, on this node since its start, in which compute waited for the network. */
+  waitShare: nullableNumber,
   /** Of the run's rounds and final merge, as served to and pulled from partners. */
   bytesSent: z.number(),
   bytesReceived: z.number(),

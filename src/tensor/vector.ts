@@ -9,12 +9,16 @@ import { LIMITS } from '../limits.ts'
 const EXPONENT = 0x7f80_0000
 const EXPONENT_UNIT = 0x0080_0000
 
-/** The slices of a vector in order, as `[from, to)`: each is short enough not to block the event loop. */
+/** Elements `[from, to)` of a vector. */
+export type SliceRange = readonly [from: number, to: number]
+
+/** The slices of a vector in order, from `start` on: each is short enough not to block the event loop. */
 export function* slicesOf(
   elements: number,
   sliceElements: number = LIMITS.sliceElements,
-): Generator<readonly [from: number, to: number]> {
-  for (let from = 0; from < elements; from += sliceElements) {
+  start = 0,
+): Generator<SliceRange> {
+  for (let from = start; from < elements; from += sliceElements) {
     yield [from, Math.min(elements, from + sliceElements)]
   }
 }

@@ -98,7 +98,7 @@ export async function createRogue(
           schemaHash: manifest.schemaHash,
           weight,
           base: base ?? null,
-          plan: contributionPlan(manifest.averaging, key.phase, elements),
+          plan: contributionPlan(manifest.averaging, key.phase, [0, elements]),
           vectors: {
             pseudoGradient: new Float32Array(elements).fill(pseudoGradient),
             parameters: parameters ?? new Float32Array(elements),

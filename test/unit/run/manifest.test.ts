@@ -69,6 +69,36 @@ describe('what is known to fail is refused in a line that names field and remedy
   })
 
   test.each([
+    [
+      { overlapSteps: 6 },
+      'overlapSteps: a correction that comes later than a quarter of the inner steps costs 5 % of the loss and more: use 5 at most',
+    ],
+    [
+      { fragments: 2 },
+      "fragments: gossip-diloco sends weights, and weights in turns cost 10 % of the loss: use rule 'diloco' or leave it out",
+    ],
+    [
+      { fragments: 64, rule: 'diloco' },
+      'fragments: 40 outer steps do not exchange all of them: use fewer',
+    ],
+  ])('%j', (averaging, message) => {
+    expect(refusals(averaging, 40)).toEqual([`averaging.${message}`])
+  })
+
+  test('overlap where an outside process trains', () => {
+    const spec = { model: { kind: 'external' }, from: 'cid', averaging: { overlapSteps: 2 } }
+    expect(runSpecSchema.safeParse(spec).error?.issues[0]?.message).toMatch(/whole outer steps/)
+  })
+
+  test('sparse codecs whose fragments are exchanged too seldom', () => {
+    const averaging = { pseudoGradientCodec: 'topk-256-int8', fragments: 4 }
+    expect(refusals(averaging, 399)).toEqual([
+      expect.stringMatching(/needs 100 outer steps, not 99/),
+    ])
+    expect(refusals(averaging, 400)).toEqual([])
+  })
+
+  test.each([
     ['topk-256-int8', 100],
     ['topk-64-fp32', 200],
     ['sparseloco', 200],

@@ -22,7 +22,7 @@ async function contributions(
   averaging: Averaging,
   parametersOf: (peer: string) => Float32Array,
 ): Promise<Contribution[]> {
-  const plan = contributionPlan(averaging, 'outer', ELEMENTS)
+  const plan = contributionPlan(averaging, 'outer', [0, ELEMENTS])
   const peers = ['a', 'b', 'c']
   return Promise.all(
     peers.map((peer, index) =>
@@ -91,7 +91,7 @@ describe('applyRound', () => {
   })
 
   test('a whole message costs 1.594 bytes per parameter', () => {
-    const plan = contributionPlan(averagingSchema.parse({}), 'outer', 1 << 20)
+    const plan = contributionPlan(averagingSchema.parse({}), 'outer', [0, 1 << 20])
     const bytes = plan.reduce((sum, chunk) => sum + chunk.bytes, 0)
     expect(bytes / (1 << 20)).toBeCloseTo(1.59375, 5)
     expect(Math.max(...plan.map((chunk) => chunk.bytes))).toBeLessThanOrEqual(LIMITS.blobBytes)

@@ -87,6 +87,7 @@ describe('metrics', () => {
       run_validation_loss: 'validationLoss',
       run_tokens_per_second: 'tokensPerSecond',
       run_consensus_distance: 'consensusDistance',
+      run_wait_share: 'waitShare',
       run_sent_bytes_total: 'bytesSent',
       run_received_bytes_total: 'bytesReceived',
     } as const

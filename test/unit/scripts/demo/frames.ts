@@ -19,6 +19,7 @@ const VIEW: RunView = {
   validationLoss: 4,
   tokensPerSecond: 0,
   consensusDistance: null,
+  waitShare: null,
   bytesSent: 0,
   bytesReceived: 0,
   round: null,

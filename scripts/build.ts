@@ -1,0 +1,17 @@
+/**
+ * Builds `dist/`, which the package consists of: Node strips no types under node_modules. Development needs none of it.
+ * `npm pack` runs it as `prepack`; where scripts are switched off, as in this repository, `npm run build` does.
+ */
+import { spawnSync } from 'node:child_process'
+import { chmodSync, rmSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+
+const ROOT = join(import.meta.dirname, '..')
+const DIST = join(ROOT, 'dist')
+rmSync(DIST, { recursive: true, force: true })
+const typescript = dirname(createRequire(import.meta.url).resolve('typescript/package.json'))
+const options = [join(typescript, 'bin', 'tsc'), '--project', 'tsconfig.build.json']
+const { status } = spawnSync(process.execPath, options, { cwd: ROOT, stdio: 'inherit' })
+if (status !== 0) process.exit(1)
+chmodSync(join(DIST, 'node', 'cli.js'), 0o755)

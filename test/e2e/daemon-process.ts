@@ -45,12 +45,17 @@ export interface Workplace {
   spawned(...argv: string[]): Promise<Outcome>
   /** Starts a daemon and waits until it is up. */
   daemon(dataDir: string, ...argv: string[]): Promise<Daemon>
+  /** Starts a daemon and kills it (SIGKILL) after so long, whether it is up by then or not. */
+  killed(dataDir: string, afterMs: number): Promise<void>
   /** Ends what still runs and removes every file. */
   close(): Promise<void>
 }
 
-/** A folder of its own for configuration and data: nothing of the user's is read or written. */
-export function createWorkplace(): Workplace {
+/**
+ * A folder of its own for configuration and data: nothing of the user's is read or written. `wrapper`: a command that
+ * each process is started through, and that becomes it.
+ */
+export function createWorkplace(wrapper: readonly string[] = []): Workplace {
   const folder = mkdtempSync(join(tmpdir(), 'shoal-e2e-'))
   const running = new Set<ChildProcess>()
   const env = {
@@ -61,7 +66,8 @@ export function createWorkplace(): Workplace {
   }
 
   const start = (argv: readonly string[]): { child: ChildProcess; outcome: Promise<Outcome> } => {
-    const child = spawn(process.execPath, [CLI, ...argv], { cwd: folder, env })
+    const [program = '', ...words] = [...wrapper, process.execPath, CLI, ...argv]
+    const child = spawn(program, words, { cwd: folder, env })
     running.add(child)
     const outcome: Outcome = { code: null, stdout: '', stderr: '' }
     child.stdout.on('data', (text) => (outcome.stdout += String(text)))
@@ -93,13 +99,11 @@ export function createWorkplace(): Workplace {
     shoal,
     spawned,
     async daemon(name, ...argv) {
-      const dataDir = join(folder, name)
-      const settings = ['--engine-threads', '1', '--log-format', 'json', '--no-mdns']
-      const ports = ['--listen', '/ip4/127.0.0.1/tcp/0', '--api-port', '0']
-      const chosen = argv.includes('--listen') ? ports.slice(2) : ports
-      const fixed = ['daemon', '--json', '--data-dir', dataDir]
-      const { child, outcome } = start([...fixed, ...settings, ...chosen, ...argv])
+      const { child, outcome } = start(daemonArguments(join(folder, name), argv))
       const ready = await readyLine(child, outcome)
+      // What a wrapper has mounted is seen through its process.
+      const root = wrapper.length === 0 ? '/' : `/proc/${ready.pid}/root`
+      const dataDir = join(root, folder, name)
       const own = (...words: string[]): Promise<Outcome> => shoal(...words, '--data-dir', dataDir)
       return {
         ready,
@@ -124,6 +128,12 @@ export function createWorkplace(): Workplace {
         },
       }
     },
+    async killed(name, afterMs) {
+      const { child, outcome } = start(daemonArguments(join(folder, name), []))
+      await systemClock.sleep(afterMs)
+      child.kill('SIGKILL')
+      await outcome
+    },
     async close() {
       const ends = [...running].map((child) => once(child, 'close'))
       for (const child of running) child.kill('SIGKILL')
@@ -131,6 +141,13 @@ export function createWorkplace(): Workplace {
       rmSync(folder, { recursive: true, force: true })
     },
   }
+}
+
+function daemonArguments(dataDir: string, argv: readonly string[]): string[] {
+  const settings = ['--engine-threads', '1', '--log-format', 'json', '--no-mdns']
+  const ports = ['--listen', '/ip4/127.0.0.1/tcp/0', '--api-port', '0']
+  const chosen = argv.includes('--listen') ? ports.slice(2) : ports
+  return ['daemon', '--json', '--data-dir', dataDir, ...settings, ...chosen, ...argv]
 }
 
 async function readyLine(child: ChildProcess, outcome: Promise<Outcome>): Promise<DaemonReady> {

@@ -5,6 +5,7 @@ import { DEADLINES } from './limits.ts'
 import { silentLogger, type Logger } from './log.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
 import { createBlobExchange, type BlobExchange } from './net/blobs.ts'
+import type { Diagnosis } from './net/diagnosis.ts'
 import type { NatType } from './net/nat.ts'
 import type { Link, Network, NetworkReachability } from './net/network.ts'
 import type { RelayLimits, RelayUse } from './net/relay-server.ts'
@@ -70,6 +71,8 @@ export interface ShoalNode {
   status(): NodeStatus
   peers(): Link[]
   connect(address: string, signal?: AbortSignal): Promise<string>
+  /** How this node is connected, measured anew, with advice. Takes some seconds. */
+  diagnose(options: { peer?: string | undefined; signal: AbortSignal }): Promise<Diagnosis>
   /**
    * Builds initial weights, manifest and blobs, and starts to take part. `text` is the data named by the spec, `from`
    * are the files named by it where that is no CID.
@@ -179,6 +182,7 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
     }),
     peers: () => network.links(),
     connect: (address, signal) => network.connect(address, signal),
+    diagnose: (asked) => network.diagnose(asked),
     ...runCalls(runs, { network, references, blobExchange, shared: blobs, clock, log }),
     onEvent: (listener) => {
       listeners.add(listener)
@@ -204,6 +208,7 @@ type RunCalls = Omit<
   | 'status'
   | 'peers'
   | 'connect'
+  | 'diagnose'
   | 'onEvent'
   | 'blobs'
   | 'services'

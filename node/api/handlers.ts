@@ -65,6 +65,7 @@ function nodeHandlers({ node, dataDir, apiUrl, shutdown }: HandlerOptions) {
     connect: handler(ROUTES.connect, async ({ address }, { signal }) => ({
       peer: await node.connect(address, signal),
     })),
+    diagnose: handler(ROUTES.diagnose, ({ peer }, { signal }) => node.diagnose({ peer, signal })),
     shutdown: handler(ROUTES.shutdown, () => {
       shutdown()
       return { stopping: true as const }

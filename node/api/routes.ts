@@ -4,10 +4,10 @@
  * Faults are RFC 9457 problems that carry our code.
  */
 import { z } from 'zod'
-import type { Link } from '../../src/net/network.ts'
 import type { NodeStatus } from '../../src/node.ts'
 import { runEventSchema } from '../../src/run/view.ts'
 import { BLOB_ROUTES, SERVICE_ROUTES } from './exchange-routes.ts'
+import { linkSchema, natTypeSchema, NETWORK_ROUTES, reachabilitySchema } from './network-routes.ts'
 import { OBSERVATION_ROUTES } from './observation-routes.ts'
 import { none, type Route } from './route.ts'
 import { RUN_ROUTES } from './run-routes.ts'
@@ -16,17 +16,8 @@ import { TRAINING_ROUTES } from './training-routes.ts'
 const nodeStatusSchema = z.object({
   peerId: z.string(),
   addresses: z.array(z.string()),
-  reachability: z.enum(['unknown', 'public', 'mapped', 'punchable', 'relay-only']),
-  nat: z.enum([
-    'unknown',
-    'open',
-    'full-cone',
-    'restricted-cone',
-    'port-restricted-cone',
-    'symmetric',
-    'udp-blocked',
-    'web-only',
-  ]),
+  reachability: reachabilitySchema,
+  nat: natTypeSchema,
   relays: z.array(z.string()),
   relaying: z
     .object({
@@ -47,20 +38,6 @@ const nodeStatusSchema = z.object({
   uptimeMs: z.number(),
   counters: z.record(z.string(), z.number()),
 }) satisfies z.ZodType<NodeStatus>
-
-const linkSchema = z.object({
-  peer: z.string(),
-  address: z.string(),
-  transport: z.string(),
-  direct: z.boolean(),
-  direction: z.enum(['inbound', 'outbound']),
-  rttMs: z.number().nullable(),
-  ageMs: z.number(),
-  bytesSent: z.number(),
-  bytesReceived: z.number(),
-  sentBytesPerSecond: z.number(),
-  receivedBytesPerSecond: z.number(),
-}) satisfies z.ZodType<Link>
 
 const NODE_ROUTES = {
   health: {
@@ -130,6 +107,7 @@ const NODE_ROUTES = {
 
 export const ROUTES = {
   ...NODE_ROUTES,
+  ...NETWORK_ROUTES,
   ...RUN_ROUTES,
   ...OBSERVATION_ROUTES,
   ...TRAINING_ROUTES,

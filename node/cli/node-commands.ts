@@ -1,8 +1,8 @@
-/** Commands about this node: `status`, `peers`, `shutdown`, `version`. */
+/** Commands about this node: `status`, `shutdown`, `version`. */
 import type { NodeStatus } from '../../src/node.ts'
 import { ROUTES } from '../api/routes.ts'
 import { VERSION } from '../version.ts'
-import { bytes, duration, fields, table } from './format.ts'
+import { bytes, duration, fields } from './format.ts'
 import type { Command } from './session.ts'
 
 export const NODE_COMMANDS: readonly Command[] = [
@@ -29,36 +29,6 @@ export const NODE_COMMANDS: readonly Command[] = [
           ['up for', duration(status.uptimeMs)],
           ['version', `${status.version} (process ${status.pid})`],
         ]),
-      )
-    },
-  },
-  {
-    name: 'peers',
-    summary: 'list open connections, or dial a peer',
-    examples: ['peers', 'peers --connect /ip4/192.0.2.1/tcp/4010'],
-    options: [{ flags: '--connect <multiaddr>', summary: 'dial this peer first' }],
-    async run(session) {
-      const { signal } = session.terminal
-      const client = session.daemon()
-      const address = session.text('connect')
-      if (address !== undefined) await client.call(ROUTES.connect, { address }, { signal })
-      const listed = await client.call(ROUTES.peers, {}, { signal })
-      session.emit(listed, () =>
-        table(
-          ['PEER', 'TRANSPORT', 'PATH', 'DIRECTION', 'RTT', 'UP', 'DOWN', 'AGE', 'ADDRESS'],
-          listed.peers.map((link) => [
-            link.peer,
-            link.transport,
-            link.direct ? 'direct' : 'relayed',
-            link.direction,
-            link.rttMs === null ? '-' : duration(link.rttMs),
-            `${bytes(link.sentBytesPerSecond)}/s`,
-            `${bytes(link.receivedBytesPerSecond)}/s`,
-            duration(link.ageMs),
-            link.address,
-          ]),
-          'no peers: connections are tried in the background',
-        ),
       )
     },
   },

@@ -4,6 +4,7 @@ import { FAULTS, ShoalError, asFault } from '../../src/errors.ts'
 import { CHECKPOINT_COMMANDS } from './checkpoint-commands.ts'
 import { DAEMON_COMMAND } from './daemon-command.ts'
 import { EVENT_COMMANDS } from './event-commands.ts'
+import { NETWORK_COMMANDS } from './network-commands.ts'
 import { NODE_COMMANDS } from './node-commands.ts'
 import { RUN_COMMANDS } from './run-commands.ts'
 import { SAMPLE_COMMAND } from './sample-command.ts'
@@ -16,6 +17,7 @@ export const COMMANDS: readonly Command[] = [
   ...EVENT_COMMANDS,
   ...CHECKPOINT_COMMANDS,
   SAMPLE_COMMAND,
+  ...NETWORK_COMMANDS,
   ...NODE_COMMANDS,
 ]
 

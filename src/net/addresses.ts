@@ -55,6 +55,12 @@ export function hostOf(address: Multiaddr): string | undefined {
   return first?.name === 'ip4' || first?.name === 'ip6' ? first.value : undefined
 }
 
+/** The TCP port of an address. */
+export function portOf(address: Multiaddr): number | undefined {
+  const port = address.getComponents().find(({ name }) => name === 'tcp')?.value
+  return port === undefined ? undefined : Number(port)
+}
+
 /** Whether packets go through a relay. WebRTC uses one only to set the connection up. */
 export function isRelayed(address: Multiaddr): boolean {
   const names = namesOf(address)

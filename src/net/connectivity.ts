@@ -16,10 +16,11 @@ import type { Discovery, NetworkReachability } from './network.ts'
 import { createPathWatch } from './path-watch.ts'
 import { dialDirectly } from './peer-dial.ts'
 import type { PeerWatch } from './peer-watch.ts'
+import { serveMeasurements } from './peer-measurement.ts'
 import { pingConnection } from './ping.ts'
 import type { Puncher } from './punch.ts'
 import { createReachability } from './reachability.ts'
-import type { Reachability, ReachabilityOptions } from './reachability.ts'
+import type { ListenCheck, Reachability, ReachabilityOptions } from './reachability.ts'
 import { createRelayServer } from './relay-server.ts'
 import type { RelayLimits, RelayServer } from './relay-server.ts'
 import { createRelays, relayCid } from './relays.ts'
@@ -40,11 +41,15 @@ export interface ConnectivityOptions {
 }
 
 export interface Connectivity {
+  /** Whether the operator says that others can dial this node. */
+  readonly isPublic: boolean
   reachability(): NetworkReachability
   nat(): NatReport
   /** Peer ids of the relays that lead to this node. */
   relays(): string[]
   relayServer(): RelayServer | undefined
+  /** Has neighbours dial each port that is listened on. */
+  checkPorts(): Promise<ListenCheck[]>
   stop(): Promise<void>
 }
 
@@ -94,7 +99,9 @@ export async function createConnectivity(
   followConnections(parts, { reachability, nat, paths, isPunched })
 
   let relays: Relays | undefined
+  const stopMeasuring = serveMeasurements(rpc, base.clock)
   return {
+    isPublic,
     start() {
       const { circuits } = libp2p.services
       const isServed = (): boolean => isPublic || reachability.isPublic()
@@ -105,7 +112,9 @@ export async function createConnectivity(
     nat: () => nat.report(),
     relays: () => relays?.held() ?? [],
     relayServer: () => relayServer,
+    checkPorts: () => reachability.check(),
     async stop() {
+      stopMeasuring()
       for (const part of [relays, paths, pathWatch, nat, reachability, relayServer]) {
         await Promise.resolve(part?.stop())
       }

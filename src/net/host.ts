@@ -17,7 +17,9 @@ import { createConnectivity } from './connectivity.ts'
 import type { Connectivity, ConnectivityOptions } from './connectivity.ts'
 import { createDialler } from './dialler.ts'
 import type { Dialler } from './dialler.ts'
+import { diagnose } from './diagnosis.ts'
 import { createDiscovery } from './discovery.ts'
+import type { DiscoveryService } from './discovery.ts'
 import { createFairRate } from './fair-rate.ts'
 import type { Identity } from './identity.ts'
 import { createLibp2pNode, startLibp2pNode } from './libp2p-node.ts'
@@ -29,6 +31,8 @@ import type {
 } from './libp2p-node.ts'
 import type { Link, Network } from './network.ts'
 import { connectionTo, connectTo, createMeetings } from './peer-dial.ts'
+import { createPathHistory } from './path-history.ts'
+import type { PathHistory } from './path-history.ts'
 import { createPeerCache } from './peer-cache.ts'
 import type { PeerCache } from './peer-cache.ts'
 import { createPeerWatch } from './peer-watch.ts'
@@ -119,20 +123,7 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
   })
 
   return {
-    identity,
-    peerId: self,
-    rpc,
-    discovery,
-    addresses: () => libp2p.getMultiaddrs().map(String),
-    links: () => libp2p.getConnections().map((connection) => linkOf(connection, peers, clock)),
-    connectedPeers: () => peers.connected(),
-    reachability: () => connectivity.reachability(),
-    nat: () => connectivity.nat(),
-    relays: () => connectivity.relays(),
-    relaying: () => relayingOf(connectivity),
-    connect: (target, signal) => connectTo(target, { libp2p, untilServer, clock }, signal),
-    onConnect: (listener) => peers.onConnect(listener),
-    onDisconnect: (listener) => peers.onDisconnect(listener),
+    ...networkOf({ identity, libp2p, rpc, peers, discovery, connectivity, base, untilServer }),
     async stop() {
       stopping.abort(new ShoalError('aborted', 'the node is stopping'))
       for (const part of [dialler, connectivity, discovery, rpc, cache]) await part?.stop()
@@ -142,6 +133,55 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
       })
       for (const cap of [caps.upload, caps.download]) cap?.stop()
     },
+  }
+}
+
+interface Parts {
+  identity: Identity
+  libp2p: Libp2pNode
+  rpc: RpcService
+  peers: PeerWatch
+  discovery: DiscoveryService
+  connectivity: Connectivity
+  base: NetworkBase
+  untilServer: (signal: AbortSignal) => Promise<void>
+}
+
+function networkOf({
+  identity,
+  libp2p,
+  rpc,
+  peers,
+  discovery,
+  connectivity,
+  base,
+  untilServer,
+}: Parts): Omit<Network, 'stop'> {
+  const { clock } = base
+  const history = createPathHistory({ libp2p, clock })
+  const links = (): Link[] =>
+    libp2p.getConnections().map((connection) => linkOf(connection, peers, history, clock))
+  return {
+    identity,
+    peerId: identity.peerId,
+    rpc,
+    discovery,
+    links,
+    addresses: () => libp2p.getMultiaddrs().map(String),
+    connectedPeers: () => peers.connected(),
+    reachability: () => connectivity.reachability(),
+    nat: () => connectivity.nat(),
+    relays: () => connectivity.relays(),
+    relaying: () => relayingOf(connectivity),
+    diagnose: ({ peer, signal }) =>
+      diagnose(
+        { ...connectivity, rpc, clock, links, peers: () => peers.connected() },
+        peer,
+        signal,
+      ),
+    connect: (target, signal) => connectTo(target, { libp2p, untilServer, clock }, signal),
+    onConnect: (listener) => peers.onConnect(listener),
+    onDisconnect: (listener) => peers.onDisconnect(listener),
   }
 }
 
@@ -189,7 +229,12 @@ function capsOf(
   }
 }
 
-function linkOf(connection: Connection, peers: PeerWatch, clock: Clock): Link {
+function linkOf(
+  connection: Connection,
+  peers: PeerWatch,
+  history: PathHistory,
+  clock: Clock,
+): Link {
   const { remotePeer, remoteAddr, direction, rtt } = connection
   return {
     peer: remotePeer.toString(),
@@ -200,6 +245,7 @@ function linkOf(connection: Connection, peers: PeerWatch, clock: Clock): Link {
     rttMs: rtt ?? null,
     ageMs: clock.now() - peers.openedAt(connection),
     ...(wireOf(connection)?.counts() ?? NO_COUNTS),
+    history: history.of(remotePeer.toString()),
   }
 }
 

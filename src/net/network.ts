@@ -1,7 +1,9 @@
 /** What the layers above see of the network: peers by id, calls, providers. They never see libp2p. */
 import type { CID } from 'multiformats/cid'
+import type { Diagnosis } from './diagnosis.ts'
 import type { Identity } from './identity.ts'
 import type { NatReport } from './nat.ts'
+import type { PathRecord } from './path-history.ts'
 import type { RelayLimits, RelayUse } from './relay-server.ts'
 
 /**
@@ -26,6 +28,8 @@ export interface Link {
   /** Of about the last five seconds. */
   sentBytesPerSecond: number
   receivedBytesPerSecond: number
+  /** All paths to this peer, oldest first: how it came to be reached as it is. */
+  history: PathRecord[]
 }
 
 /** Two long-lived streams per peer, so that a 1 MiB chunk never delays a control call by more than itself. */
@@ -97,6 +101,8 @@ export interface Network {
   relays(): string[]
   /** What this node carries as a relay for others, if it does. */
   relaying(): { limits: RelayLimits; use: RelayUse } | null
+  /** Looks at how this node is connected, measures to `peer` or any, and advises. Takes some seconds. */
+  diagnose(options: { peer?: string | undefined; signal: AbortSignal }): Promise<Diagnosis>
   /** Dials a multiaddr or a known peer id; resolves to the peer id. */
   connect(target: string, signal?: AbortSignal): Promise<string>
   /** Calls back for every peer that becomes connected (and identified), and for each connected now. Returns the remover. */

@@ -12,7 +12,16 @@ import type { Clock } from '../clock.ts'
 import { messageOf } from '../errors.ts'
 import type { Logger } from '../log.ts'
 import type { Random } from '../random.ts'
-import { hostOf, isGlobal, isGlobalHost, isRelayed, isUnaided, withHost } from './addresses.ts'
+import {
+  hostOf,
+  isGlobal,
+  isGlobalHost,
+  isRelayed,
+  isUnaided,
+  portOf,
+  transportOf,
+  withHost,
+} from './addresses.ts'
 import { askDialBack, serveDialBack } from './dial-back.ts'
 import type { DialBackOutcome } from './dial-back.ts'
 import type { PeerRpc } from './network.ts'
@@ -54,7 +63,19 @@ export interface Reachability {
   seenAt(): string[]
   /** Something about the network has changed: proofs are made again. */
   recheck(): void
+  /** Has neighbours dial each port by itself. Never rejects. */
+  check(): Promise<ListenCheck[]>
   stop(): void
+}
+
+/** A port that this node listens on. */
+export interface ListenCheck {
+  transport: string
+  port: number
+  /** Null when no neighbour could try. */
+  isReached: boolean | null
+  /** Where it was reached. */
+  address: string | null
 }
 
 interface Proof {
@@ -103,6 +124,7 @@ export function createReachability(options: ReachabilityOptions): Reachability {
     },
     seenAt: () => hostsOf(observed.values()),
     recheck: () => void askSome(),
+    check: () => checkPorts(options, observed, proofs, stopping.signal),
     stop() {
       stopping.abort()
       stopServing()
@@ -203,6 +225,51 @@ function candidates(
   // Where a router forwards the port, it is most often the same outside.
   const mapped = host === undefined ? [] : own.map((address) => withHost(address, host))
   return [...new Map([...own, ...mapped].map((address) => [address.toString(), address])).values()]
+}
+
+/** Each port by itself; what was reached before counts while no neighbour can try. */
+async function checkPorts(
+  options: ReachabilityOptions,
+  observed: ReadonlyMap<string, Multiaddr>,
+  proofs: Proofs,
+  signal: AbortSignal,
+): Promise<ListenCheck[]> {
+  const nameOf = (address: Multiaddr): string => `${portOf(address)}/${transportOf(address)}`
+  const own = candidates(options, undefined).filter((address) => portOf(address) !== undefined)
+  const ports = [...new Set(own.map(nameOf))].map(async (name) => {
+    const addresses = own.filter((address) => nameOf(address) === name)
+    const outcome = await dialBackOf(options.rpc, addresses, observed, signal)
+    if (outcome.kind === 'reached') proofs.note(outcome)
+    const reached = proofs.reached().find((address) => nameOf(address) === name)
+    const [port = '', transport = ''] = name.split('/')
+    return {
+      transport,
+      port: Number(port),
+      isReached: reached !== undefined && outcome.kind !== 'unreachable' ? true : refuted(outcome),
+      address: outcome.kind === 'unreachable' ? null : (reached?.toString() ?? null),
+    }
+  })
+  return await Promise.all(ports)
+}
+
+function refuted({ kind }: DialBackOutcome): false | null {
+  return kind === 'unreachable' ? false : null
+}
+
+/** The answer of the first neighbour that could try. */
+async function dialBackOf(
+  rpc: PeerRpc,
+  own: readonly Multiaddr[],
+  observed: ReadonlyMap<string, Multiaddr>,
+  signal: AbortSignal,
+): Promise<DialBackOutcome> {
+  for (const [peer, seen] of [...observed].slice(0, ASKED)) {
+    const host = hostOf(seen)
+    const mapped = host === undefined ? [] : own.map((address) => withHost(address, host))
+    const outcome = await askDialBack(rpc, peer, [...own, ...mapped], signal)
+    if (outcome.kind !== 'unknown') return outcome
+  }
+  return { kind: 'unknown' }
 }
 
 /** Those on the internet say what others can use. */

@@ -40,6 +40,14 @@ describe('links', () => {
         bytesReceived: expect.any(Number),
         sentBytesPerSecond: expect.any(Number),
         receivedBytesPerSecond: expect.any(Number),
+        history: [
+          {
+            transport: 'memory',
+            direct: true,
+            openedAgoMs: expect.any(Number),
+            closedAgoMs: null,
+          },
+        ],
       },
     ])
     expect(server.links()).toMatchObject([{ peer: client.peerId, direction: 'inbound' }])

@@ -1,0 +1,151 @@
+import { describe, expect, test } from 'vitest'
+import { adviceOn } from '../../../src/net/advice.ts'
+import type { Diagnosis } from '../../../src/net/diagnosis.ts'
+import { createIdentity } from '../../../src/net/identity.ts'
+import type { Network } from '../../../src/net/network.ts'
+import { encodeCbor } from '../../../src/store/content.ts'
+import { startHidden, startRelay, startTcpNetwork } from '../node/net/relay-network.ts'
+import { addressOf, startMemoryNetwork, startPair, until } from './memory-network.ts'
+
+function ask(network: Network, peer?: string): Promise<Diagnosis> {
+  return network.diagnose({ peer, signal: AbortSignal.timeout(30_000) })
+}
+
+function of(diagnosis: Diagnosis, subject: string): Diagnosis['advice'][number] | undefined {
+  return diagnosis.advice.find((advice) => advice.subject === subject)
+}
+
+describe('a diagnosis', () => {
+  test('tells of ports that neighbours reach, of the clock, and of bandwidth', async () => {
+    const called = await startTcpNetwork()
+    const caller = await startTcpNetwork()
+    await caller.connect(addressOf(called))
+    await until(() => caller.connectedPeers().length === 1 && caller.reachability() === 'public')
+    const diagnosis = await ask(caller)
+    const [port] = diagnosis.ports
+    expect(diagnosis.ports).toHaveLength(1)
+    expect(port).toMatchObject({ transport: 'tcp', isReached: true })
+    expect(addressOf(caller)).toContain(`/tcp/${port?.port}/`)
+    expect(diagnosis).toMatchObject({
+      reachability: 'public',
+      public: false,
+      peers: { direct: 1, relayed: 0 },
+      clock: { peers: 1 },
+      bandwidth: { peer: called.peerId, direct: true, transport: 'tcp' },
+      bandwidthFault: null,
+    })
+    expect(Math.abs(diagnosis.clock?.aheadMs ?? 1e9)).toBeLessThan(1000)
+    expect(diagnosis.bandwidth?.uploadBytesPerSecond).toBeGreaterThan(1e6)
+    expect(diagnosis.bandwidth?.downloadBytesPerSecond).toBeGreaterThan(1e6)
+    expect(of(diagnosis, `port ${port?.port}/tcp`)).toMatchObject({ level: 'ok' })
+    expect(of(diagnosis, 'clock')).toMatchObject({ level: 'ok' })
+  })
+
+  test('tells of relays, and measures through them where there is nothing else', async () => {
+    const relay = await startRelay()
+    const [a, b] = await startHidden([relay])
+    await a.connect(b.peerId)
+    await until(() => a.connectedPeers().length === 2)
+    const diagnosis = await ask(a, b.peerId)
+    expect(diagnosis).toMatchObject({
+      relays: [relay.peerId],
+      peers: { direct: 1, relayed: 1 },
+      bandwidth: { peer: b.peerId, direct: false, transport: 'p2p-circuit' },
+    })
+    expect(of(diagnosis, 'relays')).toMatchObject({ level: 'hint', finding: '1 held' })
+    expect(of(diagnosis, 'bandwidth')?.finding).toContain('by a relay')
+  })
+
+  test('of a node that knows nobody says what is wrong', async () => {
+    const network = await startMemoryNetwork()
+    const diagnosis = await ask(network)
+    expect(diagnosis).toMatchObject({
+      clock: null,
+      bandwidth: null,
+      bandwidthFault: 'no peer is connected',
+    })
+    expect(of(diagnosis, 'peers')).toMatchObject({ level: 'problem' })
+    const stranger = (await createIdentity()).peerId
+    expect((await ask(network, stranger)).bandwidthFault).toContain('not connected')
+  })
+
+  test('is helped with rarely, and by well-formed questions only', async () => {
+    const [client, server] = await startPair()
+    await until(() => client.connectedPeers().length === 1)
+    const call = (request: unknown): Promise<Uint8Array> =>
+      client.rpc.call(server.peerId, 'net/throughput', encodeCbor(request), { lane: 'bulk' })
+    for (const request of [
+      { bytes: 1 << 20, padding: new Uint8Array() },
+      { bytes: -1, padding: new Uint8Array() },
+      { bytes: 1 },
+      7,
+    ]) {
+      await expect(call(request)).rejects.toMatchObject({ code: 'message_invalid' })
+    }
+    const faults: unknown[] = []
+    for (let time = 0; time < 4; time++) faults.push((await ask(client)).bandwidthFault)
+    expect(faults[0]).toBe(null)
+    expect(faults.at(-1)).toContain('measured enough')
+  })
+})
+
+describe('advice', () => {
+  const facts: Omit<Diagnosis, 'advice'> = {
+    reachability: 'punchable',
+    public: false,
+    nat: {
+      type: 'port-restricted-cone',
+      udp: {
+        outside: { host: '192.0.2.1', port: 7 },
+        mapping: 'independent',
+        filtering: 'address-and-port',
+      },
+      tcp: { outside: { host: '192.0.2.1', port: 8 }, mapping: 'independent' },
+    },
+    ports: [{ transport: 'tcp', port: 4010, isReached: false, address: null }],
+    relays: ['a', 'b'],
+    peers: { direct: 1, relayed: 1 },
+    clock: { aheadMs: 20, peers: 1 },
+    bandwidth: {
+      peer: 'a',
+      direct: true,
+      transport: 'tcp',
+      uploadBytesPerSecond: 1e7,
+      downloadBytesPerSecond: 1e7,
+    },
+    bandwidthFault: null,
+  }
+
+  test('is one sentence on each thing', () => {
+    const advice = adviceOn(facts)
+    const subjects = ['peers', 'reachability', 'NAT', 'UDP', 'TCP', 'port 4010/tcp', 'relays']
+    expect(advice.map(({ subject }) => subject)).toEqual([...subjects, 'clock', 'bandwidth'])
+    for (const { advice: sentence } of advice) expect(sentence).toMatch(/^[A-Z].*\.$/)
+  })
+
+  test.each<[string, Partial<typeof facts>, string, string]>([
+    ['a port that is not reached', {}, 'port 4010/tcp', 'hint'],
+    ['the same of a public node', { public: true }, 'port 4010/tcp', 'problem'],
+    ['a public node that nobody reaches', { public: true }, 'reachability', 'problem'],
+    ['no relay', { relays: [] }, 'relays', 'problem'],
+    ['no relay where none is needed', { relays: [], reachability: 'public' }, 'relays', 'ok'],
+    ['a clock that is an hour off', { clock: { aheadMs: -3.6e6, peers: 3 } }, 'clock', 'hint'],
+    [
+      'a NAT that nobody has seen',
+      { nat: { type: 'unknown', udp: undefined, tcp: undefined } },
+      'UDP',
+      'hint',
+    ],
+    ['UDP that does not get out', { nat: { ...facts.nat, udp: undefined } }, 'UDP', 'hint'],
+    [
+      'only web ports',
+      { nat: { type: 'web-only', udp: undefined, tcp: undefined } },
+      'TCP',
+      'hint',
+    ],
+    ['no bandwidth', { bandwidth: null, bandwidthFault: 'x' }, 'bandwidth', 'hint'],
+  ])('on %s', (_what, changed, subject, level) => {
+    const found = adviceOn({ ...facts, ...changed }).find((advice) => advice.subject === subject)
+    expect(found?.level).toBe(level)
+  })
+})

@@ -1,6 +1,9 @@
 /**
- * Keeps this node in the network: dials bootstrap addresses and remembered peers in the background until it is connected,
- * and again whenever it has lost everybody. Never gives up, never fails; says what changed, once.
+ * Keeps this node in the network: dials each bootstrap address in the background until it answers, and again when it is
+ * lost; remembered peers too while there is nobody at all. Never gives up, never fails; says what changed, once.
+ *
+ * One bootstrap peer is enough to be in the network, but the others are tried on, ever more rarely: they may be what two
+ * halves of a network have in common that were apart for a while.
  */
 import type { Multiaddr } from '@multiformats/multiaddr'
 import type { Clock } from '../clock.ts'
@@ -13,6 +16,8 @@ import type { CachedPeer } from './peer-cache.ts'
 
 const RETRY_FIRST_MS = 1_000
 const RETRY_MAX_MS = 60_000
+/** Beside a bootstrap peer that is connected. */
+const RETRY_BESIDE_MAX_MS = 300_000
 /** How often it is looked whether somebody is still there. */
 const CHECK_MS = 1_000
 /** Bootstrap addresses answer first when they are alive; remembered peers are the second try. */
@@ -48,57 +53,103 @@ interface Target {
 }
 
 export function createDialler(options: DiallerOptions): Dialler {
-  const { clock, random, logger } = options
+  const { logger } = options
   const stopping = new AbortController()
   // A bootstrap node is often on its own list.
   const targets = options.bootstrap
     .map((address): Target => ({ address, peer: peerOf(address), state: 'untried' }))
     .filter(({ peer }) => peer !== options.self)
-  let attempting = false
-
-  async function run(): Promise<void> {
-    let delayMs = RETRY_FIRST_MS
-    for (;;) {
-      if (isConnected(targets, options)) {
-        delayMs = RETRY_FIRST_MS
-        await clock.sleep(CHECK_MS, stopping.signal)
-        continue
-      }
-      attempting = true
-      await Promise.all([
-        ...targets.map((target) => dialTarget(target, options, stopping.signal)),
-        dialRemembered(options, stopping.signal),
-      ])
-      attempting = false
-      if (isConnected(targets, options)) continue
-      // Half of the delay is random, so that a swarm does not return to its bootstrap all at once.
-      await clock.sleep((delayMs * (1 + random.uniform())) / 2, stopping.signal)
-      delayMs = Math.min(2 * delayMs, RETRY_MAX_MS)
+  let dialling = 0
+  const counted = async (work: Promise<void>): Promise<void> => {
+    dialling++
+    try {
+      await work
+    } finally {
+      dialling--
     }
   }
 
-  run().catch((thrown: unknown) => {
+  const running = [
+    ...targets.map((target) => keepTarget(target, targets, options, counted, stopping.signal)),
+    keepSomebody(targets, options, counted, stopping.signal),
+  ]
+  Promise.all(running).catch((thrown: unknown) => {
     if (!stopping.signal.aborted) logger.error('dialler_failed', { message: messageOf(thrown) })
   })
   return {
-    isTrying: () => attempting,
+    isTrying: () => dialling > 0 && targets.every(({ state }) => state !== 'connected'),
     stop: () => stopping.abort(),
   }
 }
 
-/**
- * One bootstrap peer is enough; where none is configured, anybody is. Others do not stand in for the bootstrap: two
- * neighbours on a LAN would stay by themselves for ever.
- */
-function isConnected(targets: readonly Target[], options: DiallerOptions): boolean {
-  const connected = options.connectedPeers()
-  for (const target of targets) {
-    const isThere = target.peer !== undefined && connected.includes(target.peer)
-    if (isThere) changeState(target, 'connected', options.logger)
-    else if (target.state === 'connected') changeState(target, 'untried', options.logger)
+type Counted = (work: Promise<void>) => Promise<void>
+
+/** Others do not stand in for a bootstrap peer: two neighbours on a LAN would stay by themselves for ever. */
+async function keepTarget(
+  target: Target,
+  targets: readonly Target[],
+  options: DiallerOptions,
+  counted: Counted,
+  stopping: AbortSignal,
+): Promise<void> {
+  const { clock } = options
+  const isAlone = (): boolean => targets.every(({ state }) => state !== 'connected')
+  let delayMs = RETRY_FIRST_MS
+  for (;;) {
+    if (isConnected(target, options)) {
+      delayMs = RETRY_FIRST_MS
+      await clock.sleep(CHECK_MS, stopping)
+      continue
+    }
+    await counted(dialTarget(target, options, stopping))
+    if (isConnected(target, options)) continue
+    const wasAlone = isAlone()
+    await pause(delayMs, () => isAlone() && !wasAlone, options, stopping)
+    // All that was connected is gone: what did not answer then may answer now.
+    if (isAlone() && !wasAlone) delayMs = RETRY_FIRST_MS
+    else delayMs = Math.min(2 * delayMs, isAlone() ? RETRY_MAX_MS : RETRY_BESIDE_MAX_MS)
   }
-  if (targets.length > 0) return targets.some(({ state }) => state === 'connected')
-  return connected.length > 0 || options.remembered().length === 0
+}
+
+/** Half of the delay is random, so that a swarm does not return to its bootstrap all at once. */
+async function pause(
+  delayMs: number,
+  isOver: () => boolean,
+  { clock, random }: DiallerOptions,
+  stopping: AbortSignal,
+): Promise<void> {
+  const until = clock.now() + (delayMs * (1 + random.uniform())) / 2
+  for (let leftMs = until - clock.now(); leftMs > 0 && !isOver(); leftMs = until - clock.now()) {
+    await clock.sleep(Math.min(leftMs, CHECK_MS), stopping)
+  }
+}
+
+function isConnected(target: Target, { connectedPeers, logger }: DiallerOptions): boolean {
+  const isThere = target.peer !== undefined && connectedPeers().includes(target.peer)
+  if (isThere) changeState(target, 'connected', logger)
+  else if (target.state === 'connected') changeState(target, 'untried', logger)
+  return isThere
+}
+
+/** Remembered peers, while nobody is there. */
+async function keepSomebody(
+  targets: readonly Target[],
+  options: DiallerOptions,
+  counted: Counted,
+  stopping: AbortSignal,
+): Promise<void> {
+  const { clock, connectedPeers } = options
+  let delayMs = RETRY_FIRST_MS
+  for (;;) {
+    if (connectedPeers().length > 0 || options.remembered().length === 0) {
+      delayMs = RETRY_FIRST_MS
+      await clock.sleep(CHECK_MS, stopping)
+      continue
+    }
+    await counted(dialRemembered(targets, options, stopping))
+    await pause(delayMs, () => connectedPeers().length > 0, options, stopping)
+    delayMs = Math.min(2 * delayMs, RETRY_MAX_MS)
+  }
 }
 
 async function dialTarget(
@@ -131,9 +182,13 @@ function changeState(
 }
 
 /** Only when there is nobody at all: the bootstrap peers answer first when they are alive. */
-async function dialRemembered(options: DiallerOptions, stopping: AbortSignal): Promise<void> {
+async function dialRemembered(
+  targets: readonly Target[],
+  options: DiallerOptions,
+  stopping: AbortSignal,
+): Promise<void> {
   const { clock, random, connectedPeers } = options
-  if (options.bootstrap.length > 0) await clock.sleep(HEAD_START_MS, stopping)
+  if (targets.length > 0) await clock.sleep(HEAD_START_MS, stopping)
   if (connectedPeers().length > 0) return
   const waiting = [...options.remembered()]
   const worker = async (): Promise<void> => {

@@ -199,6 +199,20 @@ describe('a start', () => {
     await until(() => node.connectedPeers().length === 2)
   })
 
+  test('goes on looking for the other bootstrap nodes: two halves become one', async () => {
+    const first = await startMemoryNetwork({ clock: fast })
+    const identity = await createIdentity()
+    const listen = [freshAddress()]
+    const bootstrap = [addressOf(first), `${listen[0]}/p2p/${identity.peerId}`]
+    const node = await startMemoryNetwork({ bootstrap, clock: fast })
+    await until(() => node.connectedPeers().length === 1)
+    // Half a minute of the fast clock: it has given up neither hope nor the first.
+    await new Promise((resolve) => setTimeout(resolve, 600))
+    expect(node.connectedPeers()).toEqual([first.peerId])
+    await startMemoryNetwork({ identity, listen })
+    await until(() => node.connectedPeers().length === 2)
+  })
+
   test('ignores its own address on the bootstrap list', async () => {
     const identity = await createIdentity()
     const listen = [freshAddress()]

@@ -24,9 +24,9 @@ const USAGE = `npm run bench -- convergence [options]
 Trains swarms in one process with the real engine and outer step, and holds their losses against the bars.
 
   --quick             under a minute: exactness, direction, message size, consensus
-  --churn             failing peers and skewed data instead: 4, 8 and 16 peers against data parallel
+  --more              other bars: failing peers, skewed data, exchange beside training, fragments
   --full              everything, also 16 peers for 2000 steps, and a second seed
-  --only BARS         some of the bars, such as b3,b4
+  --only BARS         some of the bars, such as b3,b4; also of --more
   --seeds N           average the losses over N seeds
   --learning-rate X   of the inner AdamW
   --activation NAME   gelu (default, as in the model that the bars were set with) or relu-squared (that of new runs)
@@ -87,15 +87,16 @@ const ENGINES_MAX = 8
 function readOptions(args: readonly string[]): Options | undefined {
   const { values } = parseOptions(args)
   if (values.help === true) return undefined
-  const [scope = 'default', other] = (['quick', 'churn', 'full'] as const).filter(
+  const [scope = 'default', other] = (['quick', 'more', 'full'] as const).filter(
     (each) => values[each] === true,
   )
   if (other !== undefined) {
     throw new ShoalError('usage', `--${scope} and --${other} exclude one another: choose one`)
   }
   const bars = barsOf(scope)
+  const known = scope === 'default' ? [...bars, ...barsOf('more')] : bars
   return {
-    bars: values.only === undefined ? bars : chooseBars(bars, values.only),
+    bars: values.only === undefined ? bars : chooseBars(known, values.only),
     seeds: numberOf('--seeds', values.seeds, scope === 'full' ? 2 : 1, {
       min: 1,
       max: 16,
@@ -116,7 +117,7 @@ function parseOptions(args: readonly string[]) {
       args: [...args],
       options: {
         quick: { type: 'boolean' },
-        churn: { type: 'boolean' },
+        more: { type: 'boolean' },
         full: { type: 'boolean' },
         only: { type: 'string' },
         seeds: { type: 'string' },

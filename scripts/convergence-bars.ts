@@ -19,6 +19,7 @@ import {
 import { exactness } from './exactness.ts'
 import type { Finding } from './finding.ts'
 import { churnBars } from './churn-bars.ts'
+import { overlapBars } from './overlap-bars.ts'
 import { excess, meanOf, type Bar } from './comparison.ts'
 import type { SimulationPool, SwarmCase } from './simulation-pool.ts'
 
@@ -221,14 +222,16 @@ function consensus(): Promise<Finding[]> {
   return Promise.resolve(findings)
 }
 
-export type Scope = 'quick' | 'default' | 'full' | 'churn'
+/** `more`: what is not in the default scope, for itself. */
+export type Scope = 'quick' | 'default' | 'full' | 'more'
 
 /** The bars of a scope. The pool runs simulations in the order in which bars ask for them: the longest first. */
 export function barsOf(scope: Scope): Bar[] {
   const exact: Bar = { id: 'B2', measure: exactness }
   const agreeing: Bar = { id: 'B10', measure: consensus }
   if (scope === 'quick') return [exact, ...directionBars(), agreeing]
-  if (scope === 'churn') return churnBars()
+  const more = [...churnBars(), ...overlapBars()]
+  if (scope === 'more') return more
   const inFull = <T>(...targets: T[]): T[] => (scope === 'full' ? targets : [])
   const pairsOf4 = { peers: 4, groupSize: 2 }
   const pairsOf8 = { peers: 8, groupSize: 2 }
@@ -284,6 +287,6 @@ export function barsOf(scope: Scope): Bar[] {
     { id: 'B8', measure: sanity },
     exact,
     agreeing,
-    ...(scope === 'full' ? churnBars() : []),
+    ...(scope === 'full' ? more : []),
   ]
 }

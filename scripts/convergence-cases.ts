@@ -9,10 +9,16 @@ export const LONG = 100
 export const QUICK = 25
 
 /** The product's default, as the bars ask for it: eta 0.7, mu 0.8, int4 pseudo-gradients and int8 weights. */
-export const gossipOf = (groupSize: number, codecs: Partial<Averaging> = {}): Method => ({
+export const gossipOf = (
+  groupSize: number,
+  codecs: Partial<Averaging> = {},
+): Extract<Method, { kind: 'averaging' }> => ({
   kind: 'averaging',
   averaging: averagingSchema.parse({ groupSize, ...codecs }),
 })
+/** With int4 pseudo-gradients, as the product's default. */
+const allReduceOf = (settings: Partial<Averaging>): ReturnType<typeof gossipOf> =>
+  gossipOf(0, { rule: 'diloco', ...settings })
 export const EXACT = { pseudoGradientCodec: 'fp32', parametersCodec: 'fp32' } as const
 export const allReduceMethod: Method = {
   kind: 'averaging',
@@ -37,6 +43,26 @@ export const dataParallel = (peers: number, outerSteps: number): SwarmCase =>
   caseOf('data parallel', { kind: 'data-parallel' }, peers, outerSteps)
 export const alone = (peers: number, outerSteps: number): SwarmCase =>
   caseOf('alone', { kind: 'alone' }, peers, outerSteps)
+
+/** Exchange beside training; `overlapSteps` of the 20 inner steps. */
+export const overlapping = (
+  rule: 'gossip-diloco' | 'diloco',
+  peers: number,
+  overlapSteps: number,
+): SwarmCase => {
+  const plain = rule === 'diloco' ? allReduceOf({}) : gossipOf(4)
+  const averaging = averagingSchema.parse({ ...plain.averaging, overlapSteps })
+  const name = rule === 'diloco' ? 'all-reduce' : groupName(4)
+  const what = overlapSteps === 0 ? name : `${name}, ${overlapSteps} of 20 steps overlap`
+  return caseOf(what, { kind: 'averaging', averaging }, peers, SHORT)
+}
+/** All-reduce in fragments, each exchanged after 20 inner steps. */
+export const streaming = (peers: number, fragments: number, overlapSteps: number): SwarmCase => {
+  const overlap = overlapSteps === 0 ? '' : `, ${overlapSteps} steps overlap`
+  const what = `all-reduce in ${fragments} fragments${overlap}`
+  const method = allReduceOf({ fragments, overlapSteps })
+  return { ...caseOf(what, method, peers, SHORT * fragments), innerSteps: 20 / fragments }
+}
 
 /** Failing peers, and peers that see one topic each; the group size is the product's own choice for N. */
 export interface Adversity {

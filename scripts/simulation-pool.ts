@@ -87,7 +87,7 @@ export async function createSimulationPool(
   }
 
   async function runOnce(swarm: SwarmCase, seed: string): Promise<SimulationFigures> {
-    const stepsEach = setup.innerSteps * swarm.peers
+    const stepsEach = (swarm.innerSteps ?? setup.innerSteps) * swarm.peers
     progress.totalSteps += stepsEach * swarm.outerSteps
     return withEngine(async (engine) => {
       const startedMs = performance.now()

@@ -13,9 +13,28 @@ import { weightedMean } from '../src/optim/combine.ts'
 import { consensusDistance } from '../src/optim/consensus.ts'
 import type { OuterState } from '../src/optim/outer.ts'
 import { seededRandom } from '../src/random.ts'
-import { contributionBytes, encodeHeader, type Contribution } from '../src/run/contribution.ts'
+import {
+  contributionBytes,
+  encodeHeader,
+  joinContributions,
+  type Contribution,
+} from '../src/run/contribution.ts'
+import { weightsOf } from '../src/run/early-weights.ts'
 import type { Averaging } from '../src/run/manifest.ts'
-import { applyRound, contributionOf, initialOuterState } from '../src/run/outer-update.ts'
+import {
+  applyRound,
+  contributionOf,
+  initialOuterState,
+  type OwnUpdate,
+} from '../src/run/outer-update.ts'
+import {
+  applyCorrection,
+  exchangedRange,
+  NO_WORK,
+  overlapPlan,
+  sendsWeightsEarly,
+  type InnerWork,
+} from '../src/run/overlap.ts'
 import type { Engine, Trainer, TrainerSpec } from '../src/run/trainer.ts'
 import { float32Bytes } from '../src/tensor/float32-bytes.ts'
 import { schemaHash } from '../src/tensor/schema.ts'
@@ -42,6 +61,8 @@ export interface SimulationCase {
   method: Method
   peers: number
   outerSteps: number
+  /** Of one outer step; those of the setup when left out. */
+  innerSteps?: number
   /** Names the run: initial parameters, batches and groups follow from it. */
   seed: string
   /** Whether each peer sees only one of the setup's shards. */
@@ -84,8 +105,10 @@ interface SimulatedPeer {
   outer: OuterState
   /** Inner-optimizer state of a newcomer. */
   newcomer: Uint8Array
-  /** Of the last inner steps. */
+  /** Of the last outer step. */
   tokens: number
+  /** Done of the next outer step beside the last round. */
+  ahead: InnerWork
 }
 
 /** Trains the swarm and measures it. Rejects with the signal's reason when aborted. */
@@ -95,29 +118,35 @@ export async function simulate(
   simulated: SimulationCase,
   { signal, onOuterStep }: SimulationOptions,
 ): Promise<Simulation> {
-  const { method } = simulated
+  const { method, innerSteps = setup.innerSteps } = simulated
+  const common = { ...setup, innerSteps }
   const peers: SimulatedPeer[] = []
   try {
     const initial = initialParameters(setup.model, simulated.seed)
     for (const [index, streams] of streamsOf(simulated).entries()) {
       const dataset = simulated.sharded === true ? shardOf(setup, index) : setup.dataset
-      const trainer = await openTrainer(engine, { ...setup, dataset }, simulated, streams, initial)
+      const trainer = await openTrainer(engine, { ...common, dataset }, simulated, streams, initial)
       const outer =
         method.kind === 'averaging'
           ? initialOuterState(method.averaging, initial.slice())
           : { parameters: initial.slice(), momentum: new Float32Array(initial.length) }
       const newcomer = await trainer.exportOptimizer()
-      peers.push({ name: streams.join(' '), trainer, outer, newcomer, tokens: 0 })
+      peers.push({ name: streams.join(' '), trainer, outer, newcomer, tokens: 0, ahead: NO_WORK })
     }
     let messageBytes = 0
     for (let outerStep = 0; outerStep < simulated.outerSteps; outerStep++) {
       const alive = peersAlive(peers, simulated, outerStep)
       for (const peer of alive) {
-        peer.tokens = (await peer.trainer.innerSteps(outerStep, { signal })).tokens
+        const { tokens, steps: from } = peer.ahead
+        const done = await peer.trainer.innerSteps(outerStep, { from, signal })
+        peer.tokens = tokens + done.tokens
+        peer.ahead = NO_WORK
       }
       if (method.kind === 'averaging') {
-        const round = { averaging: method.averaging, run: simulated.seed, outerStep, signal }
-        messageBytes = await averageOnce(peers, alive, round)
+        const { averaging } = method
+        const round = { averaging, run: simulated.seed, outerStep, signal }
+        const schedule = { averaging, innerSteps, outerSteps: simulated.outerSteps }
+        messageBytes = await averageOnce(peers, alive, round, schedule)
         await rejoin(peers, alive, round)
       }
       onOuterStep?.(outerStep + 1)
@@ -168,6 +197,7 @@ async function rejoin(
     if (averaging.rule === 'diloco') peer.outer.momentum.set(donor.outer.momentum)
     await peer.trainer.writeParameters(peer.outer.parameters)
     await peer.trainer.importOptimizer(peer.newcomer)
+    peer.ahead = NO_WORK
   }
 }
 
@@ -193,46 +223,70 @@ export function openTrainer(
   return engine.open({ ...spec, outerSteps, streams, seed }, parameters)
 }
 
+interface Schedule {
+  averaging: Averaging
+  innerSteps: number
+  outerSteps: number
+}
+
 /** One round of the peers that have not failed. Returns the bytes of one peer's message. */
 async function averageOnce(
   peers: readonly SimulatedPeer[],
   alive: readonly SimulatedPeer[],
   round: Omit<SimulatedRound, 'members' | 'contributions'>,
+  schedule: Schedule,
 ): Promise<number> {
-  const { averaging, run, outerStep } = round
+  const { averaging, run, outerStep, signal } = round
+  const elements = alive[0]?.outer.parameters.length ?? 0
+  const range = exchangedRange(schedule, outerStep, elements)
   const given: Contribution[] = []
-  for (const peer of alive) given.push(await contribute(peer, averaging, run, outerStep))
+  const locals = new Map<string, Float32Array>()
+  for (const peer of alive) {
+    const local = await peer.trainer.readParameters()
+    locals.set(peer.name, local)
+    given.push(await contribute(peer, local, { averaging, run, outerStep, range }))
+  }
   const members = peers.map(({ name }) => name)
   const combined = await simulateRound({ ...round, members, contributions: given })
-  for (const { name, outer, trainer } of alive) {
+  for (const peer of alive) {
+    const { name, outer, trainer } = peer
+    await trainAhead(peer, outerStep + 1, schedule, signal)
     const contributions = combined.get(name) ?? []
     const swarm = peers.length
     await applyRound({ averaging, outer, self: name, contributions, swarm }, systemClock)
-    await trainer.writeParameters(outer.parameters)
+    const noted = locals.get(name) ?? outer.parameters
+    const local = peer.ahead.steps === 0 ? noted : await trainer.readParameters()
+    await applyCorrection({ noted, local, outer: outer.parameters, range }, systemClock)
+    await trainer.writeParameters(local)
   }
   return Math.max(...given.map(messageBytesOf))
 }
 
+/** Inner steps of the next outer step, done while a round is under way. */
+async function trainAhead(
+  peer: SimulatedPeer,
+  outerStep: number,
+  schedule: Schedule,
+  signal: AbortSignal,
+): Promise<void> {
+  const { steps } = overlapPlan(schedule, schedule.innerSteps)
+  if (steps === 0 || outerStep >= schedule.outerSteps) return
+  const done = await peer.trainer.innerSteps(outerStep, { from: 0, steps, signal })
+  peer.ahead = { ...done, elapsedMs: 0 }
+}
+
 async function contribute(
   { name, trainer, outer, tokens }: SimulatedPeer,
-  averaging: Averaging,
-  run: string,
-  outerStep: number,
+  local: Float32Array,
+  round: Pick<OwnUpdate, 'averaging' | 'run' | 'outerStep' | 'range'>,
 ): Promise<Contribution> {
-  const local = await trainer.readParameters()
-  return contributionOf(
-    {
-      averaging,
-      outer,
-      peer: name,
-      run,
-      outerStep,
-      schemaHash: schemaHash(trainer.schema),
-      weight: tokens,
-      pseudoGradient: subtract(outer.parameters, local),
-    },
-    systemClock,
-  )
+  const own = { ...round, outer, peer: name, schemaHash: schemaHash(trainer.schema) }
+  const weights = sendsWeightsEarly(round.averaging)
+    ? await weightsOf({ ...own, parameters: outer.parameters }, systemClock)
+    : undefined
+  const pseudoGradient = subtract(outer.parameters, local)
+  const given = await contributionOf({ ...own, weight: tokens, pseudoGradient }, systemClock)
+  return weights === undefined ? given : joinContributions(given, weights)
 }
 
 function messageBytesOf({ header, plan }: Contribution): number {

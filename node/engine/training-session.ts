@@ -14,7 +14,7 @@ import {
   type SimdAdamW,
   type TrainingVectors,
 } from '../../src/optim/adamw-simd.ts'
-import { gradientClipFactor, learningRateAt } from '../../src/optim/inner.ts'
+import { gradientClipFactor, learningRateAt, restartFactor } from '../../src/optim/inner.ts'
 import type { InnerStepsProgress, InnerStepsResult, TrainerSpec } from '../../src/run/trainer.ts'
 import { addScaled, norm } from '../../src/tensor/vector.ts'
 import { createBatch, type Batch } from './batch.ts'
@@ -61,7 +61,7 @@ export async function openTrainingSession(
   const optimizer = { step: 0, ...vectors }
   const program = await runtime.open(trainingGraph(spec.model, spec.batchSequences))
   const adamw = createSimdAdamW(memory, schema, optimizer)
-  const innerStep = createInnerStep(spec, batch, program, vectors, adamw)
+  const innerStep = createInnerStep(spec, batch, program, optimizer, adamw)
   /** Opened when first asked for: many trainers never evaluate. */
   let evaluation: Program | undefined
   let evaluated: Float32Array | undefined
@@ -118,15 +118,15 @@ function createInnerStep(
   spec: TrainerSpec,
   batch: Batch,
   program: Program,
-  vectors: TrainingVectors,
+  optimizer: TrainingVectors & { step: number },
   adamw: SimdAdamW,
 ): (outerStep: number, innerStep: number) => Promise<number> {
   const { streams, seed, inner, innerSteps, outerSteps } = spec
   const schema = gptSchema(spec.model)
-  const { gradient } = vectors
+  const { gradient, parameters } = optimizer
   const sum = streams.length > 1 ? new Float32Array(schema.size) : undefined
   const computeGradient = program.bind(
-    { ...batch.inputs, ...vectorBindings(schema, vectors.parameters) },
+    { ...batch.inputs, ...vectorBindings(schema, parameters) },
     { ...batch.outputs, ...vectorBindings(schema, gradient, gradientName) },
   )
   return async (outerStep, innerStep) => {
@@ -146,7 +146,8 @@ function createInnerStep(
       )
     }
     const step = outerStep * innerSteps + innerStep
-    const learningRate = learningRateAt(inner, step, innerSteps * outerSteps)
+    const learningRate =
+      learningRateAt(inner, step, innerSteps * outerSteps) * restartFactor(optimizer.step, step)
     adamw(
       { ...inner, learningRate },
       gradientClipFactor(gradientNorm, inner.clipNorm) / streams.length,

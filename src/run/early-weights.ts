@@ -28,10 +28,12 @@ export function weightsOf(
   },
   clock: Clock,
 ): Promise<Contribution> {
-  const { averaging, parameters, outerStep, ...names } = weights
+  const { averaging, parameters, outerStep, peer, run, schemaHash } = weights
   return encodeContribution(
     {
-      ...names,
+      peer,
+      run,
+      schemaHash,
       key: { outerStep, phase: 'weights' },
       weight: 1,
       plan: contributionPlan(averaging, 'weights', [0, parameters.length]),

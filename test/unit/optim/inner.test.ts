@@ -3,6 +3,7 @@ import {
   adamwStep,
   gradientClipFactor,
   learningRateAt,
+  restartFactor,
   type AdamWState,
 } from '../../../src/optim/inner.ts'
 import { createSchema } from '../../../src/tensor/schema.ts'
@@ -81,6 +82,15 @@ describe('gradientClipFactor', () => {
   test('leaves small gradients alone', () => {
     expect(gradientClipFactor(0.5, 1)).toBe(1)
     expect(gradientClipFactor(0, 1)).toBe(1)
+  })
+})
+
+describe('restartFactor', () => {
+  test('shortens the first steps of an optimizer that starts in the middle of a run, and no others', () => {
+    expect(Array.from({ length: 12 }, (_, done) => restartFactor(done, 100 + done))).toEqual([
+      0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1, 1,
+    ])
+    for (const step of [0, 3, 500]) expect(restartFactor(step, step)).toBe(1)
   })
 })
 

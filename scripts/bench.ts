@@ -13,6 +13,7 @@ interface Bench {
 /** Loaded when needed: each brings an engine along. */
 const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   api: () => import('./bench-api.ts'),
+  averaging: () => import('./bench-averaging.ts'),
   codec: () => import('./bench-codec.ts'),
   convergence: () => import('./bench-convergence.ts'),
   net: () => import('./bench-net.ts'),

@@ -75,6 +75,8 @@ export const TRAINING_ROUTES = {
       weight: numeric(z.number().int().min(1).max(Number.MAX_SAFE_INTEGER)).default(1),
       /** So many peers are needed, this one included. */
       minPeers: numeric(z.number().int().min(1).max(LIMITS.groupPeers)).default(2),
+      /** Peers are averaged in groups of so many, drawn anew in every round; all together when left out. */
+      groupSize: numeric(z.number().int().min(1).max(LIMITS.groupPeers)).optional(),
       /** How long to wait for them. */
       waitMs: numeric(count.max(240_000)).default(60_000),
       codec: z.enum(AVERAGING_CODECS).default('fp32'),

@@ -39,6 +39,8 @@ export interface AverageInput {
   weight: number
   /** So many peers are needed, this one included. */
   minPeers: number
+  /** Those who give are averaged in groups of so many, drawn anew in every round; all together when left out. */
+  groupSize?: number | undefined
   /** How long to wait for them. */
   waitMs: number
   codec: Averaging['parametersCodec']
@@ -211,7 +213,7 @@ async function averageRound(
   { network, clock }: AveragingDependencies,
   signal: AbortSignal,
 ): Promise<Average> {
-  const { parameters, round, codec } = input
+  const { parameters, round, codec, groupSize = LIMITS.groupPeers } = input
   const self = network.peerId
   const averaging = averagingSchema.parse({ parametersCodec: codec })
   const key = { outerStep: round, phase: 'merge-0' } as const
@@ -234,7 +236,7 @@ async function averageRound(
   const result = await performRound(group.exchange, clock, {
     key,
     own,
-    partners: partnersOf(self, group.id, round, members, LIMITS.groupPeers),
+    partners: partnersOf(self, group.id, round, members, groupSize),
     exact: true,
     staleness: 0,
     patienceMs: PATIENCE_MS,
@@ -245,7 +247,8 @@ async function averageRound(
   await group.state.publish(recordOf(round, 'finished'))
   const { contributions } = result
   const peers = contributions.map(({ peer }) => peer)
-  if (peers.length < input.minPeers) throw tooFew(input, peers.length)
+  const minPeers = Math.min(input.minPeers, groupSize)
+  if (peers.length < minPeers) throw tooFew({ ...input, minPeers }, peers.length)
   return { parameters: await meanOf(contributions, parameters.length, clock), peers }
 }
 

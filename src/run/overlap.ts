@@ -4,7 +4,7 @@
  * Overlap: at the end of an outer step the local parameters are noted, the exchange begins, and training goes on at
  * once. When the exchange has ended, its result is added as a correction: theta <- theta + (phi' - theta_noted), so
  * that the steps done meanwhile are kept and count in the next pseudo-gradient. Of 20 inner steps between two
- * exchanges, 5 of overlap cost 2 to 3 % of the loss, 10 cost 5 %, 20 cost 9 %: `npm run bench -- convergence --churn`.
+ * exchanges, 2 of overlap cost 1 % of the loss and 5 cost 4 %: `npm run bench -- convergence --only b9`.
  *
  * Fragments (Streaming DiLoCo, arXiv 2501.18512): in all-reduce runs each outer step exchanges one fragment of the
  * parameters, in turn, the last one all of them. Between its exchanges a fragment is trained on where it is.

@@ -6,7 +6,7 @@ import { createSwarm, type Swarm } from './swarm.ts'
 let swarm: Swarm
 let nodes: ShoalNode[]
 beforeAll(async () => {
-  swarm = await createSwarm(3, 'averages')
+  swarm = await createSwarm(4, 'averages')
   nodes = swarm.nodes
 })
 afterAll(() => swarm.stop())
@@ -42,7 +42,10 @@ function giveAll(
 describe('an averaging group', () => {
   test('gives everyone the mean of all, round after round', async () => {
     const group = freshGroup()
-    const peers = nodes.map(({ peerId }) => peerId).sort()
+    const peers = nodes
+      .slice(0, 3)
+      .map(({ peerId }) => peerId)
+      .sort()
     for (const round of [0, 1, 5]) {
       const rows = [
         [1, 2],
@@ -55,6 +58,25 @@ describe('an averaging group', () => {
         expect([...result.parameters]).toEqual([4, Math.fround((6 + round) / 3)])
       }
     }
+  })
+
+  test('may be cut into smaller ones, others in every round', async () => {
+    const group = freshGroup()
+    const rows = [[1], [2], [4], [8]]
+    const pairings = new Set<string>()
+    for (const round of [0, 1, 2, 3, 4, 5]) {
+      const results = await Promise.all(giveAll(rows, { group, round, groupSize: 2 }))
+      for (const { peers, parameters } of results) {
+        const given = peers.map(
+          (peer) => rows[nodes.findIndex(({ peerId }) => peerId === peer)]?.[0] ?? NaN,
+        )
+        expect(given).toHaveLength(2)
+        expect([...parameters]).toEqual([given.reduce((sum, value) => sum + value, 0) / 2])
+      }
+      expect(results.flatMap(({ peers }) => peers)).toHaveLength(8)
+      pairings.add(results[0]?.peers.join() ?? '')
+    }
+    expect(pairings.size).toBeGreaterThan(1)
   })
 
   test('weighs what is given', async () => {

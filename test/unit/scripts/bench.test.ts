@@ -34,6 +34,7 @@ describe('bench', () => {
       ['convergence', '--quick', '--full'],
       'usage: --quick and --full exclude one another: choose one\n',
     ],
+    [['averaging', '--peers', '6'], "usage: --peers is 4 to 32 in steps of 4, not '6'\n"],
     [['convergence', '--seeds', '0'], "usage: --seeds is a whole number from 1 to 16, not '0'\n"],
     [
       ['convergence', '--activation', 'relu'],

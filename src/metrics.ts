@@ -16,6 +16,8 @@ export const METRICS = {
   relay_requests_total: 'requests to this node as a relay, by outcome',
   relay_bytes_total: 'bytes carried for others as a relay',
   relay_circuits_cut_total: 'relayed connections cut at a limit, by limit',
+  peer_offences_total: 'rules broken by peers, by rule',
+  peers_banned_total: 'peers sent away for a while, by their last offence',
   direct_paths_total: 'searches for a direct path to a peer behind a relay, by outcome',
   tokens_total: 'tokens trained on by this node',
   training_seconds_total: 'wall time of outer steps',

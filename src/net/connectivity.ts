@@ -73,14 +73,13 @@ export async function createConnectivity(
     pingConnection(connection, base.clock, signal)
   const openedAt = (connection: Connection): number => peers.openedAt(connection)
 
-  // oxlint-disable-next-line prefer-const -- read by closures that are made before it
-  let paths: DirectPaths | undefined
-  const isPunched = (connection: Connection): boolean => paths?.isPunched(connection) ?? false
+  const late: { paths?: DirectPaths } = {}
+  const isPunched = (connection: Connection): boolean => late.paths?.isPunched(connection) ?? false
   const hooks = reachabilityHooks(libp2p, base)
   const reachability = createReachability({ ...base, ...hooks, libp2p, rpc, isPunched })
   const nat = createNatWatch({ ...base, rpc, probe: natProbe, ports: reflectorPorts })
   const outsideHosts = (): string[] => reachability.seenAt()
-  paths = createDirectPaths({
+  const paths = createDirectPaths({
     ...base,
     self: libp2p.peerId.toString(),
     libp2p,
@@ -94,6 +93,7 @@ export async function createConnectivity(
     peers: () => peers.connected(),
     addresses: () => libp2p.getMultiaddrs(),
   })
+  late.paths = paths
   const pathWatch = createPathWatch({ ...base, libp2p, rpc, ping, openedAt })
   const relayServer = options.relay && (await serveAsRelay(options.relay, parts))
   followConnections(parts, { reachability, nat, paths, isPunched })

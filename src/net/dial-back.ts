@@ -14,8 +14,9 @@ import { messageOf, ShoalError } from '../errors.ts'
 import { DEADLINES, LIMITS } from '../limits.ts'
 import { encodeCbor } from '../store/content.ts'
 import { parseMessage } from '../store/message.ts'
-import { hostOf, isUnaided, peerOf } from './addresses.ts'
+import { hostOf, isGlobal, isUnaided, peerOf } from './addresses.ts'
 import type { PeerRpc } from './network.ts'
+import type { Offences } from './offences.ts'
 import { createRateLimit } from './rate-limit.ts'
 
 const METHOD = 'net/dial-back'
@@ -70,21 +71,24 @@ export function serveDialBack(
   rpc: PeerRpc,
   libp2p: Pick<Libp2p, 'getConnections' | 'dial'>,
   clock: Clock,
+  offences: Pick<Offences, 'note'>,
 ): () => void {
   const rate = createRateLimit({ perMinute: PER_MINUTE, burst: BURST, clock })
   let dialling = 0
 
   return rpc.handle(METHOD, async (request, { peer, signal }) => {
     const { addresses } = parseMessage(requestSchema, request, `"${METHOD}" request`, MESSAGE_BYTES)
-    const candidates = dialable(
-      addresses,
-      peer,
-      seenAt(libp2p.getConnections(peerIdFromString(peer))),
-    )
+    const hosts = seenAt(libp2p.getConnections(peerIdFromString(peer)))
+    const candidates = dialable(addresses, peer, hosts)
     if (candidates.length === 0) {
+      if (addresses.some((text) => isForeign(text, hosts))) {
+        offences.note(peer, 'foreign_address', 'it asked to dial back to hosts of others')
+      }
       throw new ShoalError('refused', 'none of the addresses has the IP that you are seen at')
     }
-    if (dialling >= AT_ONCE || !rate.allows(peer)) {
+    const isAllowed = rate.allows(peer)
+    if (!isAllowed) offences.note(peer, 'flood', 'too many requests to dial back')
+    if (dialling >= AT_ONCE || !isAllowed) {
       throw new ShoalError('limit_exceeded', 'ask again in a minute')
     }
     dialling++
@@ -110,6 +114,16 @@ function seenAt(connections: readonly Connection[]): Set<string | undefined> {
     ({ direction, remoteAddr }) => direction === 'inbound' && isUnaided(remoteAddr),
   )
   return new Set(inbound.map(({ remoteAddr }) => hostOf(remoteAddr)))
+}
+
+/** On the internet, and not where the peer is. */
+function isForeign(text: string, hosts: ReadonlySet<string | undefined>): boolean {
+  try {
+    const address = multiaddr(text)
+    return isGlobal(address) && !hosts.has(hostOf(address))
+  } catch {
+    return false
+  }
 }
 
 function dialable(

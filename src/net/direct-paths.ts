@@ -21,6 +21,7 @@ import { hostOf, isGlobal, isRelayed, isUnaided, peerOf, transportOf } from './a
 import type { Upgrade } from './libp2p-node.ts'
 import type { NatReport, NatWatch } from './nat.ts'
 import type { PeerRpc } from './network.ts'
+import type { Offences } from './offences.ts'
 import {
   DESCRIBE_METHOD,
   descriptionSchema,
@@ -69,6 +70,7 @@ export interface DirectPathsOptions {
   random: Random
   logger: Logger
   metrics: Metrics
+  offences: Pick<Offences, 'note'>
 }
 
 export interface DirectPaths {

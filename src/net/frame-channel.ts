@@ -42,6 +42,8 @@ export interface FrameChannelOptions {
   /** Called for each frame in order; must not throw. */
   onFrame: (frame: Frame, channel: FrameChannel) => void
   destination?: Destination | undefined
+  /** The other side broke the protocol, and the channel has been dropped for it. */
+  onDrop?: ((reason: DropReason, message: string) => void) | undefined
 }
 
 /** Listens before it returns: in libp2p 3 a stream without a listener overflows and is reset. */
@@ -68,6 +70,7 @@ export function createFrameChannel(options: FrameChannelOptions): FrameChannel {
     drop(reason, message) {
       if (ending.signal.aborted) return
       metrics.add('rpc_streams_dropped_total', 1, reason)
+      options.onDrop?.(reason, message)
       end(new ShoalError('peer_unreachable', message, { details: { reason } }))
     },
   }

@@ -1,5 +1,6 @@
 /** createNetwork(): a libp2p node with Shoal's protocols, behind the `Network` port. */
 import type { Connection, PeerId, PeerInfo } from '@libp2p/interface'
+import { peerIdFromString } from '@libp2p/peer-id'
 import type { Clock } from '../clock.ts'
 import { raceSignal, systemClock } from '../clock.ts'
 import { messageOf, ShoalError } from '../errors.ts'
@@ -35,6 +36,9 @@ import { createPathHistory } from './path-history.ts'
 import type { PathHistory } from './path-history.ts'
 import { createPeerCache } from './peer-cache.ts'
 import type { PeerCache } from './peer-cache.ts'
+import { createGate } from './gate.ts'
+import { createOffences } from './offences.ts'
+import type { Offences } from './offences.ts'
 import { createPeerWatch } from './peer-watch.ts'
 import type { PeerWatch } from './peer-watch.ts'
 import { createRpcService } from './rpc.ts'
@@ -59,6 +63,8 @@ export interface NetworkOptions extends ConnectivityOptions {
   peerDiscovery?: PeerDiscoveryFactories | undefined
   /** Default: noise. */
   connectionEncrypters?: EncrypterFactories | undefined
+  /** Talks to nobody beyond the LAN: no address of the internet, no relay. */
+  isLanOnly?: boolean | undefined
   /** Another id makes another network. */
   dhtProtocol?: string | undefined
   clock?: Clock | undefined
@@ -78,26 +84,28 @@ export interface NetworkOptions extends ConnectivityOptions {
  */
 export async function createNetwork(options: NetworkOptions): Promise<Network> {
   const { identity, listen, announce = [], bootstrap = [], logger = silentLogger } = options
-  const { listenIfFree = [] } = options
+  const { listenIfFree = [], isLanOnly = false } = options
   const { dhtProtocol = '/shoal/kad/1.0.0', metrics = createMetrics() } = options
   const { clock = systemClock, random = seededRandom('network', identity.peerId) } = options
   const targets = bootstrap.map((text) => parseAddress(text, 'bootstrap address'))
   for (const text of [...listen, ...listenIfFree, ...announce]) parseAddress(text, 'address')
 
   const stopping = new AbortController()
-  const base = { clock, random, logger, metrics, stopping: stopping.signal }
+  const sendAway = (peer: string): void => closeAll(libp2p, peer)
+  const offences = createOffences({ clock, logger, metrics, sendAway })
+  const base = { clock, random, logger, metrics, offences, stopping: stopping.signal }
   const onDiscovered = (peer: PeerInfo): void => meet(peer)
   const caps = capsOf(options, clock)
-  const node = { ...options, ...base, announce, dhtProtocol, caps, onDiscovered }
+  const gate = createGate({ offences, isLanOnly })
+  const node = { ...options, ...base, announce, dhtProtocol, caps, gate, onDiscovered }
   const libp2p = await createLibp2pNode(node)
   libp2p.addEventListener('connection:open', ({ detail }) => nameWire(detail))
   const meet = createMeetings(libp2p, base)
   const untilServer = (signal: AbortSignal): Promise<void> => discovery.untilServer(signal)
-  const { rpc, cache, peers } = await attach(libp2p, base, options, untilServer)
+  const { rpc, cache, peers, history } = await attach(libp2p, base, options, untilServer)
 
   const self = identity.peerId
-  // oxlint-disable-next-line prefer-const -- read by closures that are made before it
-  let dialler: Dialler | undefined
+  const late: { dialler?: Dialler } = {}
   const discovery = createDiscovery({
     ...base,
     self,
@@ -105,14 +113,14 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
     dht: libp2p.services.dht,
     dhtProtocol,
     isConnected: () => libp2p.getPeers().length > 0,
-    isDialling: () => dialler?.isTrying() ?? true,
+    isDialling: () => late.dialler?.isTrying() ?? true,
     seekServers: () => peers.identifyAgain(),
   })
   const connectivity = await createConnectivity({ libp2p, rpc, peers, discovery, base }, options)
   await startLibp2pNode(libp2p, listen)
   await libp2p.services.listeners.open(listenIfFree)
   connectivity.start()
-  dialler = createDialler({
+  late.dialler = createDialler({
     ...base,
     self,
     bootstrap: targets,
@@ -123,10 +131,20 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
   })
 
   return {
-    ...networkOf({ identity, libp2p, rpc, peers, discovery, connectivity, base, untilServer }),
+    ...networkOf({
+      history,
+      identity,
+      libp2p,
+      rpc,
+      peers,
+      discovery,
+      connectivity,
+      base,
+      untilServer,
+    }),
     async stop() {
       stopping.abort(new ShoalError('aborted', 'the node is stopping'))
-      for (const part of [dialler, connectivity, discovery, rpc, cache]) await part?.stop()
+      for (const part of [late.dialler, connectivity, discovery, rpc, cache]) await part?.stop()
       const limit = clock.deadline(DEADLINES.shutdownMs, 'closing connections')
       await raceSignal(Promise.resolve(libp2p.stop()), limit).catch((thrown: unknown) => {
         logger.warn('network_not_stopped', { message: messageOf(thrown) })
@@ -137,6 +155,7 @@ export async function createNetwork(options: NetworkOptions): Promise<Network> {
 }
 
 interface Parts {
+  history: PathHistory
   identity: Identity
   libp2p: Libp2pNode
   rpc: RpcService
@@ -148,6 +167,7 @@ interface Parts {
 }
 
 function networkOf({
+  history,
   identity,
   libp2p,
   rpc,
@@ -158,7 +178,6 @@ function networkOf({
   untilServer,
 }: Parts): Omit<Network, 'stop'> {
   const { clock } = base
-  const history = createPathHistory({ libp2p, clock })
   const links = (): Link[] =>
     libp2p.getConnections().map((connection) => linkOf(connection, peers, history, clock))
   return {
@@ -192,9 +211,11 @@ export interface NetworkBase {
   logger: Logger
   metrics: Metrics
   stopping: AbortSignal
+  offences: Offences
 }
 
 interface Attached {
+  history: PathHistory
   rpc: RpcService
   cache: PeerCache
   peers: PeerWatch
@@ -216,7 +237,15 @@ async function attach(
   })
   const cache = await createPeerCache({ ...base, records, peerStore: libp2p.peerStore })
   const onIdentified = (id: PeerId): void => cache.note(id)
-  return { rpc, cache, peers: createPeerWatch({ ...base, libp2p, onIdentified }) }
+  const history = createPathHistory({ libp2p, clock: base.clock })
+  return { rpc, cache, history, peers: createPeerWatch({ ...base, libp2p, onIdentified }) }
+}
+
+/** At once: what a peer that is sent away has to say is not waited for. */
+function closeAll(libp2p: Libp2pNode, peer: string): void {
+  for (const connection of libp2p.getConnections(peerIdFromString(peer))) {
+    connection.abort(new Error('it broke the rules too often'))
+  }
 }
 
 function capsOf(

@@ -4,6 +4,7 @@ import type { Identify, IdentifyPush } from '@libp2p/identify'
 import { start, stop } from '@libp2p/interface'
 import type {
   Connection,
+  ConnectionGater,
   Libp2p,
   Logger as Libp2pLogger,
   MultiaddrConnection,
@@ -59,6 +60,7 @@ export interface Libp2pNodeOptions {
   metrics: Metrics
   clock: Clock
   caps: Caps
+  gate: ConnectionGater
   /** Peers found by `peerDiscovery`, not those that the DHT mentions. */
   onDiscovered: (peer: PeerInfo) => void
 }
@@ -119,6 +121,7 @@ export async function createLibp2pNode(options: Libp2pNodeOptions): Promise<Libp
     connectionEncrypters: options.connectionEncrypters ?? [noise()],
     streamMuxers: [yamux({ streamOptions: YAMUX_STREAMS })],
     datastore: createBoundedDatastore(LIMITS.datastoreEntries, (key) => key === selfKey),
+    connectionGater: options.gate,
     connectionManager: CONNECTIONS,
     connectionMonitor: {
       // Half of the idle CPU of a many-node process at the default of 10 s. A cut link is noticed within 90 s here, and

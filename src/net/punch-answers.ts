@@ -42,7 +42,9 @@ export function servePunches(context: PathContext): () => void {
   const rate = createRateLimit({ perMinute: PER_MINUTE, burst: BURST, clock })
   const pending = new Map<string, Pending>()
   const limited = (peer: string): void => {
-    if (!rate.allows(peer)) throw new ShoalError('limit_exceeded', 'ask again in a minute')
+    if (rate.allows(peer)) return
+    context.offences.note(peer, 'flood', 'too many requests for paths')
+    throw new ShoalError('limit_exceeded', 'ask again in a minute')
   }
   const removers = [
     rpc.handle(DESCRIBE_METHOD, async (request, { peer }) => {

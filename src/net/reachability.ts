@@ -25,6 +25,7 @@ import {
 import { askDialBack, serveDialBack } from './dial-back.ts'
 import type { DialBackOutcome } from './dial-back.ts'
 import type { PeerRpc } from './network.ts'
+import type { Offences } from './offences.ts'
 
 const TICK_MS = 5_000
 /** A proof of this age is renewed; without an answer it stands. */
@@ -43,6 +44,7 @@ export interface ReachabilityOptions {
   clock: Clock
   random: Random
   logger: Logger
+  offences: Pick<Offences, 'note'>
   /** All addresses this node listens on, announced or not. */
   listenAddresses: () => Multiaddr[]
   /** Called with an address that was reached: from now on it is announced; and with one that no longer is. */
@@ -97,7 +99,7 @@ export function createReachability(options: ReachabilityOptions): Reachability {
   }
   libp2p.addEventListener('connection:open', onOpen)
   libp2p.addEventListener('connection:close', onClose)
-  const stopServing = serveDialBack(rpc, libp2p, clock)
+  const stopServing = serveDialBack(rpc, libp2p, clock, options.offences)
   const ask = async (peer: string): Promise<void> => {
     const addresses = candidates(options, observed.get(peer))
     const outcome = await askDialBack(rpc, peer, addresses, stopping.signal)

@@ -20,6 +20,7 @@ import { hostOf, isRelayed } from './addresses.ts'
 import { joinCircuit } from './circuit.ts'
 import { createFairQueue } from './fair-queue.ts'
 import type { FairQueue } from './fair-queue.ts'
+import type { Offences } from './offences.ts'
 import { createRateLimit } from './rate-limit.ts'
 import type { RateLimit } from './rate-limit.ts'
 import {
@@ -73,6 +74,7 @@ export interface RelayServerOptions {
   clock: Clock
   logger: Logger
   metrics: Metrics
+  offences: Pick<Offences, 'note'>
 }
 
 /** A reservation lasts as long as its connection. Half a day for clocks that go wrong, and for peers that ask for less. */
@@ -190,6 +192,7 @@ async function decide(
   const from = connection.remotePeer
   if (isRelayed(connection.remoteAddr)) return refuse(RELAY_STATUS.permissionDenied, 'refused')
   if (!relay.requests.allows(from.toString())) {
+    relay.offences.note(from.toString(), 'flood', 'too many requests to the relay')
     return refuse(RELAY_STATUS.resourceLimitExceeded, 'flood')
   }
   if (request.type === 'reserve') {

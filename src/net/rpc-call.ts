@@ -79,7 +79,9 @@ export class RpcCall implements OutgoingFrame, Expiring {
 
   expire(): void {
     const cause = `"${this.method}" of peer ${this.peer}`
-    this.#abandon(new ShoalError('timeout', `${cause} took longer than ${this.#deadlineMs} ms`))
+    this.#abandon(
+      new ShoalError('timeout', `${cause} took longer than ${Math.round(this.#deadlineMs)} ms`),
+    )
   }
 
   #abandon(fault: Error): void {

@@ -15,9 +15,10 @@ import type { Metrics } from '../metrics.ts'
 import { isDirect } from './addresses.ts'
 import { createExpiry } from './expiry.ts'
 import type { Expiry } from './expiry.ts'
-import type { FrameChannel } from './frame-channel.ts'
+import type { FrameChannel, FrameChannelOptions } from './frame-channel.ts'
 import { isMethodName } from './frame.ts'
 import type { Lane, PeerRpc, RpcHandler } from './network.ts'
+import type { Offences } from './offences.ts'
 import { RpcCall } from './rpc-call.ts'
 import type { CallRequest } from './rpc-call.ts'
 import { createRpcCaller } from './rpc-caller.ts'
@@ -39,6 +40,7 @@ export interface RpcServiceOptions {
   clock: Clock
   logger: Logger
   metrics: Metrics
+  offences: Pick<Offences, 'note'>
   stallMs?: number | undefined
 }
 
@@ -191,7 +193,7 @@ class Callers {
   }
 
   async #fill(slot: CallerSlot, lane: Lane, peer: string): Promise<void> {
-    const { clock, metrics, stallMs = DEADLINES.rpcStallMs } = this.#options
+    const { clock, metrics, offences, stallMs = DEADLINES.rpcStallMs } = this.#options
     const onEnd = (caller: RpcCaller): void => {
       this.#live.delete(caller)
       if (this.#slots[lane].get(peer) === slot) this.#slots[lane].delete(peer)
@@ -199,7 +201,8 @@ class Callers {
     try {
       const { stream, connection } = await openStream(this.#options, lane, peer, this.#stopping)
       const onLost = this.#onLost
-      const caller = createRpcCaller({ stream, clock, metrics, stallMs, onLost, onEnd })
+      const onDrop = offenceOf(offences, peer)
+      const caller = createRpcCaller({ stream, clock, metrics, stallMs, onLost, onEnd, onDrop })
       slot.caller = caller
       slot.connection = connection
       this.#live.set(caller, connection)
@@ -252,6 +255,13 @@ async function openStream(
   }
 }
 
+function offenceOf(
+  offences: Pick<Offences, 'note'>,
+  peer: string,
+): NonNullable<FrameChannelOptions['onDrop']> {
+  return (reason, message) => offences.note(peer, reason, message)
+}
+
 interface Served {
   accept(stream: Stream, peer: string, lane: Lane): void
   end(fault: ShoalError): void
@@ -262,11 +272,12 @@ function createServed(
   options: RpcServiceOptions,
   handlers: ReadonlyMap<string, RpcHandler>,
 ): Served {
-  const { clock, logger, metrics, stallMs = DEADLINES.rpcStallMs } = options
+  const { clock, logger, metrics, offences, stallMs = DEADLINES.rpcStallMs } = options
   const channels = new Map<string, FrameChannel[]>()
   return {
     accept(stream, peer, lane) {
-      const channel = serveRpc({ stream, peer, lane, handlers, clock, logger, metrics, stallMs })
+      const shared = { clock, logger, metrics, stallMs, onDrop: offenceOf(offences, peer) }
+      const channel = serveRpc({ ...shared, stream, peer, lane, handlers })
       const ofPeer = channels.get(peer) ?? []
       channels.set(peer, ofPeer)
       ofPeer.push(channel)

@@ -115,17 +115,31 @@ describe('a caller that', () => {
       fc.asyncProperty(
         fc.array(fc.uint8Array({ minLength: 1, maxLength: 200 }), { maxLength: 5 }),
         async (pieces) => {
-          const stream = await open()
           try {
+            const stream = await open()
             for (const piece of pieces) stream.send(piece)
+            stream.abort(new Error('next'))
           } catch {
-            // Cut off already.
+            // Cut off, or sent away altogether.
           }
-          stream.abort(new Error('next'))
         },
       ),
       { numRuns: 100 },
     )
+    await expectWell(network)
+  })
+
+  test('goes on after it was cut off is sent away', async () => {
+    const { open, metrics, network, raw } = await startVictim()
+    for (let time = 1; time <= 4; time++) {
+      const stream = await open()
+      stream.send(Uint8Array.of(255, 255, 255, 255, 0, 0, 0, 1, 1, 0))
+      await until(() => stream.status !== 'open')
+    }
+    await until(() => raw.getConnections().length === 0)
+    expect(metrics.read('peer_offences_total', 'malformed')).toBe(4)
+    expect(metrics.read('peers_banned_total', 'malformed')).toBe(1)
+    await expect(raw.dial(multiaddr(addressOf(network)))).rejects.toThrow()
     await expectWell(network)
   })
 

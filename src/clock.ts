@@ -32,7 +32,7 @@ export const systemClock: Clock = {
     }),
   deadline: (ms, cause, signal) => {
     const controller = new AbortController()
-    const fault = new ShoalError('timeout', `${cause} took longer than ${ms} ms`)
+    const fault = new ShoalError('timeout', `${cause} took longer than ${Math.round(ms)} ms`)
     const timer: { unref?(): void } | number = setTimeout(() => controller.abort(fault), ms)
     // In Node a pending deadline must not keep a finished process alive.
     if (typeof timer === 'object') timer.unref?.()
@@ -64,7 +64,8 @@ export async function withDeadline<T>(
   const expired = new AbortController()
   const done = new AbortController()
   clock.sleep(ms, done.signal).then(
-    () => expired.abort(new ShoalError('timeout', `${cause} took longer than ${ms} ms`)),
+    () =>
+      expired.abort(new ShoalError('timeout', `${cause} took longer than ${Math.round(ms)} ms`)),
     () => {},
   )
   try {

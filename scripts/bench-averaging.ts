@@ -73,12 +73,12 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
     const bare = await openBare(start, signal)
     const peers = await openPeers(options.peers, start, signal)
     const rounds: Round[] = []
-    // The first one brings the peers together; it is not measured.
-    for (let round = 0; round <= options.rounds; round++) {
-      const measured = await averageOnce(peers, round, options, signal)
-      const bareSeconds = await bare(bytesPerRound(options))
-      if (round > 0) rounds.push({ ...measured, bareSeconds })
-      report(status, { ...measured, bareSeconds }, options)
+    // In the first one the peers come together: it takes longer.
+    for (let round = 1; round <= options.rounds; round++) {
+      const averaged = await averageOnce(peers, round, options, signal)
+      const measured = { ...averaged, bareSeconds: await bare(bytesPerRound(options)) }
+      rounds.push(measured)
+      report(status, measured, options)
     }
     status.draw([])
     const findings = [successOf(rounds, options)]

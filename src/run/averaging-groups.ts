@@ -73,7 +73,7 @@ export interface AveragingDependencies {
 const LINGER_MS = 60_000
 /** Enough peers are there; so much longer, and they know the same of each other. */
 const SETTLE_MS = 500
-/** A member that has said that it gives may still be encoding. */
+/** A member that has said that it gives may still be busy; so long it is waited for at least. */
 const PATIENCE_MS = 15_000
 
 interface Group {
@@ -239,7 +239,7 @@ async function averageRound(
     partners: partnersOf(self, group.id, round, members, groupSize),
     exact: true,
     staleness: 0,
-    patienceMs: PATIENCE_MS,
+    patienceMs: Math.max(PATIENCE_MS, input.waitMs),
     transferMs: DEADLINES.apiLongMs,
     timeoutMs: DEADLINES.apiLongMs,
     signal,

@@ -3,6 +3,7 @@ import { expect, test } from 'vitest'
 import type { ShoalNode } from '../../src/node.ts'
 import type { RunSpecInput } from '../../src/run/manifest.ts'
 import type { RoundView, RunView } from '../../src/run/view.ts'
+import { createLinks } from './links.ts'
 import { createSlowEngine } from './slow-engine.ts'
 import { createSwarm, isFinished, memoryStores, realText, tinySpec, waitForRun } from './swarm.ts'
 import { createEngine } from '../../node/engine/engine.ts'
@@ -22,9 +23,11 @@ async function train(
   seed: string,
   overrides: Partial<RunSpecInput>,
   restMs: number,
+  bytesPerSecond = Infinity,
 ): Promise<Course> {
   const engine = await createEngine({ backend: 'native', threads: 1 })
-  const swarm = await createSwarm(0, seed)
+  const links = createLinks()
+  const swarm = await createSwarm(0, seed, { links })
   const rounds: RoundView[] = []
   try {
     const nodes: ShoalNode[] = []
@@ -40,6 +43,10 @@ async function train(
     const limits = { minPeers: peers, startTimeoutMs: 600_000, roundTimeoutMs: 60_000 }
     const { id } = await first.createRun(tinySpec({ ...overrides, seed, limits }), text)
     for (const node of others) await node.joinRun(id)
+    if (bytesPerSecond < Infinity) {
+      await Promise.all(nodes.map((node) => waitForRun(node, id, ({ outerStep }) => outerStep > 0)))
+      for (const { peerId } of nodes) links.limit(peerId, bytesPerSecond)
+    }
     const views = await Promise.all(nodes.map((node) => waitForRun(node, id, isFinished, 120_000)))
     return { views, rounds }
   } finally {
@@ -78,6 +85,20 @@ test('gossip beside training: the correction comes after the steps of the manife
   if (first === undefined || second === undefined) throw new Error('never in time')
   expect(hashesOf(first)).toEqual(hashesOf(second))
 }, 300_000)
+
+test('over slow links compute waits for the network, unless they overlap', async () => {
+  const model = { layers: 2, heads: 2, embedding: 32, context: 16 }
+  const spec = { outerSteps: 6, innerSteps: 16, model }
+  const shareOf = async (averaging: RunSpecInput['averaging']): Promise<number> => {
+    const { views, rounds } = await train(2, 'slow links', { ...spec, averaging }, 40, 200_000)
+    expect(rounds.filter(({ outcome }) => outcome === 'averaged').length).toBeGreaterThan(8)
+    return Math.max(...views.map(({ waitShare }) => waitShare ?? NaN))
+  }
+  const waiting = await shareOf({})
+  const overlapped = await shareOf({ overlapSteps: 4 })
+  expect(waiting).toBeGreaterThan(0.1)
+  expect(overlapped).toBeLessThan(waiting / 2)
+}, 120_000)
 
 test.each([
   ['in fragments', { fragments: 3 }],

@@ -31,7 +31,9 @@ const configSchema = z.strictObject({
   announce: addresses.optional(),
   bootstrap: addresses.optional(),
   mdns: z.boolean().optional(),
+  network: z.enum(['public', 'private', 'lan']).optional(),
   public: z.boolean().optional(),
+  webPorts: z.boolean().optional(),
   relay: z
     .strictObject({
       reservations: z.int().min(0).max(4096).optional(),
@@ -94,13 +96,24 @@ export const CONFIG_OPTIONS: readonly ConfigOption[] = [
     key: 'bootstrap',
     kind: 'list',
     value: 'multiaddr',
-    summary: 'first contact to try, repeatable',
+    summary: 'first contact to try, repeatable; DNS names too: /dns4/example.org/tcp/4010',
   },
   { key: 'mdns', kind: 'switch', summary: 'find peers on the local network (default on)' },
+  {
+    key: 'network',
+    kind: 'text',
+    value: 'name',
+    summary: 'private: our own DHT; public: that of IPFS; lan: nobody beyond (default private)',
+  },
   {
     key: 'public',
     kind: 'switch',
     summary: 'this machine can be dialled by anybody: serve as bootstrap, relay and reflector',
+  },
+  {
+    key: 'webPorts',
+    kind: 'switch',
+    summary: 'with --public: listen on 443 and, by WebSocket, on 80 too, if free (default on)',
   },
   {
     key: 'relay.reservations',
@@ -183,7 +196,9 @@ export interface Config {
   announce: string[]
   bootstrap: string[]
   mdns: boolean
+  network: 'public' | 'private' | 'lan'
   public: boolean
+  webPorts: boolean
   /** What a public node carries for others. */
   relay: RelayLimits
   /** Caps; undefined: none. */
@@ -225,7 +240,9 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     announce: first((layer) => layer.announce) ?? [],
     bootstrap: first((layer) => layer.bootstrap) ?? [],
     mdns: first((layer) => layer.mdns) ?? true,
+    network: first((layer) => layer.network) ?? 'private',
     public: first((layer) => layer.public) ?? false,
+    webPorts: first((layer) => layer.webPorts) ?? true,
     relay: relayLimits((key) => first((layer) => layer.relay?.[key])),
     upload: { megabitsPerSecond: first((layer) => layer.upload?.megabitsPerSecond) },
     download: { megabitsPerSecond: first((layer) => layer.download?.megabitsPerSecond) },

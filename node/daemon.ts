@@ -18,6 +18,7 @@ import { nodeEncrypters } from './net/tls.ts'
 import { natProbe } from './net/nat-probe.ts'
 import { openReflector } from './net/reflector.ts'
 import type { Reflector } from './net/reflector.ts'
+import { scopeOf } from './net/scope.ts'
 import { localNetworkDiscovery, nodePunchers, nodeTransports } from './net/transports.ts'
 import { openDataFolder } from './store/data-folder.ts'
 import { VERSION } from './version.ts'
@@ -131,14 +132,15 @@ async function openNetwork(
   config: Config,
   services: Pick<NetworkOptions, 'identity' | 'records'> & Services,
 ): Promise<Network> {
-  const { announce, bootstrap, mdns } = config
+  const { announce, mdns } = config
+  const scope = scopeOf(config)
   const reflector = config.public
     ? await openReflector({ ...services, ports: REFLECTOR_PORTS })
     : undefined
   const options = {
     ...services,
     announce,
-    bootstrap,
+    ...scope,
     transports: nodeTransports(),
     connectionEncrypters: nodeEncrypters(services),
     peerDiscovery: mdns ? localNetworkDiscovery() : undefined,
@@ -149,7 +151,7 @@ async function openNetwork(
     ...(reflector !== undefined && {
       isPublic: true,
       relay: config.relay,
-      listenIfFree: WEB_LISTEN,
+      listenIfFree: config.webPorts ? WEB_LISTEN : [],
       reflectorPorts: reflector.ports,
     }),
   }

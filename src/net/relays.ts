@@ -18,6 +18,7 @@ import { isRelayed } from './addresses.ts'
 import type { Circuits } from './circuits.ts'
 import type { Discovery } from './network.ts'
 import { HOP_PROTOCOL } from './relay-messages.ts'
+import { RPC_PROTOCOLS } from './rpc.ts'
 
 /** Reservations held: when one relay goes, the other still leads here. */
 const WANTED = 2
@@ -136,10 +137,13 @@ async function reserveMissing(
   const held = heldBy(options)
   const due = circuits.reservations().filter(({ renewAt }) => renewAt <= now)
   const candidates = (await neighbouringRelays(options)).filter((relay) => !held.includes(relay))
-  // Any of them: a swarm spreads over its relays.
+  // Any of them: a swarm spreads over its relays. Relays of other programs carry some kilobytes, enough to punch a hole.
+  const ours = new Set(await neighbouringRelays(options, [RPC_PROTOCOLS.control]))
   const shuffled = Array.from({ length: candidates.length }, () =>
     candidates.splice(random.integer(candidates.length), 1),
-  ).flat()
+  )
+    .flat()
+    .toSorted((a, b) => Number(ours.has(b)) - Number(ours.has(a)))
   for (const relay of [...due.map((reservation) => reservation.relay), ...shuffled]) {
     signal.throwIfAborted()
     if (!held.includes(relay) && heldBy(options).length >= WANTED) return
@@ -156,12 +160,12 @@ async function reserveMissing(
   }
 }
 
-/** Connected directly, and serving. */
-export async function neighbouringRelays({
-  libp2p,
-}: {
-  libp2p: Pick<Libp2p, 'getConnections' | 'peerStore'>
-}): Promise<string[]> {
+/** Connected directly, and serving, these protocols too. */
+export async function neighbouringRelays(
+  { libp2p }: { libp2p: Pick<Libp2p, 'getConnections' | 'peerStore'> },
+  protocols: readonly string[] = [],
+): Promise<string[]> {
+  const needed = [HOP_PROTOCOL, ...protocols]
   const peers = new Set(
     libp2p
       .getConnections()
@@ -171,7 +175,7 @@ export async function neighbouringRelays({
   const serving: string[] = []
   for (const peer of peers) {
     const known = await libp2p.peerStore.get(peerIdFromString(peer)).catch(() => undefined)
-    if (known?.protocols.includes(HOP_PROTOCOL) === true) serving.push(peer)
+    if (needed.every((protocol) => known?.protocols.includes(protocol))) serving.push(peer)
   }
   return serving
 }

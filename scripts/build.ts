@@ -3,7 +3,7 @@
  * `npm pack` runs it as `prepack`; where scripts are switched off, as in this repository, `npm run build` does.
  */
 import { spawnSync } from 'node:child_process'
-import { chmodSync, rmSync } from 'node:fs'
+import { chmodSync, cpSync, readdirSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 
@@ -14,4 +14,9 @@ const typescript = dirname(createRequire(import.meta.url).resolve('typescript/pa
 const options = [join(typescript, 'bin', 'tsc'), '--project', 'tsconfig.build.json']
 const { status } = spawnSync(process.execPath, options, { cwd: ROOT, stdio: 'inherit' })
 if (status !== 0) process.exit(1)
+// The dashboard's page and looks; its scripts are among those that have been built.
+const dashboard = join('node', 'dashboard')
+for (const name of readdirSync(join(ROOT, dashboard)).filter((file) => !file.endsWith('.js'))) {
+  cpSync(join(ROOT, dashboard, name), join(DIST, dashboard, name))
+}
 chmodSync(join(DIST, 'node', 'cli.js'), 0o755)

@@ -145,7 +145,11 @@ async function useProgram(node: string, name: string): Promise<void> {
     if (view.status !== 'finished') throw new Error(`the run is ${view.status}`)
     await shoal('checkpoint', 'export', join(folder, `model-${name}`))
     const text = await shoal('sample', join(folder, `model-${name}`), '--prompt', 'The', '--json')
-    say(`${name}: a run, its model (${JSON.parse(text).tokens} tokens sampled)`)
+    for (const path of ['/', '/dashboard/main.js', '/dashboard/style.css', '/dashboard/icon.svg']) {
+      const { status } = await fetch(`${daemon.apiUrl}${path}`)
+      if (status !== 200) throw new Error(`${path} of the dashboard answers ${status}`)
+    }
+    say(`${name}: the dashboard, a run, its model (${JSON.parse(text).tokens} tokens sampled)`)
   } finally {
     await daemon.end()
   }

@@ -26,17 +26,10 @@ export const METRICS = {
 
 export type MetricName = keyof typeof METRICS
 
-/** What the label of a metric says, where it has one. */
-export const METRIC_LABELS: Readonly<Record<string, string>> = {
-  envelopes_rejected_total: 'reason',
-  rpc_requests_total: 'outcome',
-  rpc_streams_dropped_total: 'reason',
-  rounds_total: 'outcome',
-  contributions_rejected_total: 'reason',
-  relay_requests_total: 'outcome',
-  relay_circuits_cut_total: 'limit',
-  direct_paths_total: 'outcome',
-} satisfies Partial<Record<MetricName, string>>
+/** What the label of a metric says, where it has one: the last word of a help that ends with `, by …`. */
+export function labelOf(help: string): string | undefined {
+  return /, by .*?(\w+)$/.exec(help)?.[1]
+}
 
 export interface Metrics {
   add(name: MetricName, value?: number, label?: string): void

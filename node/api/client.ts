@@ -233,7 +233,8 @@ async function openEvents(
   return body ?? new ReadableStream()
 }
 
-function readToken(dataDir: string): string {
+/** The token of the daemon that owns `dataDir`. Throws `unauthorized` when it cannot be read. */
+export function readToken(dataDir: string): string {
   const path = join(dataDir, 'api-token')
   try {
     return readFileSync(path, 'utf8').trim()

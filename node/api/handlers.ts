@@ -8,6 +8,7 @@ import { readTextFiles } from '../data.ts'
 import { isCid, readModelFiles } from '../model-files.ts'
 import { VERSION } from '../version.ts'
 import { writeCheckpointFolder } from './checkpoint-folder.ts'
+import { dashboardHandlers } from './dashboard-handlers.ts'
 import { blobHandlers, serviceHandlers } from './exchange-handlers.ts'
 import { handler, type Handler } from './handler.ts'
 import { observationHandlers } from './observation-handlers.ts'
@@ -42,6 +43,7 @@ export function createHandlers(options: HandlerOptions): Handlers {
       ...nodeHandlers(options),
       ...runHandlers(node),
       ...observationHandlers(node),
+      ...dashboardHandlers(node),
       ...trainingHandlers(node),
       ...blobHandlers(node),
       ...serviceHandlers(node, services),

@@ -17,6 +17,8 @@ export interface Download<T> {
   content: AsyncIterable<Uint8Array> | Iterable<Uint8Array> | undefined
   /** Length of the content where it is known. */
   bytes?: number
+  /** Where it is another than the route's. */
+  contentType?: string | undefined
 }
 
 /** The request's body. Throws `body_too_large` as soon as it is known to be longer than `bytesMax`. */

@@ -4,7 +4,7 @@
  * Counters are those of `src/metrics.ts`; the rest is read from the node when it is asked. Labels are closed sets, or the
  * ids of this node's runs, which are at most `LIMITS.activeRuns`; never peer ids.
  */
-import { METRICS, METRIC_LABELS } from '../../src/metrics.ts'
+import { METRICS, labelOf } from '../../src/metrics.ts'
 import type { Link } from '../../src/net/network.ts'
 import type { NodeStatus, ShoalNode } from '../../src/node.ts'
 import { RUN_STATUSES, type RunView } from '../../src/run/view.ts'
@@ -68,7 +68,7 @@ const counter = (name: string, help: string, ...samples: Sample[]): Family => ({
 /** `counters` as `Metrics.snapshot` names them: `name` or `name{label}`. */
 function counterFamilies(counters: Readonly<Record<string, number>>): Family[] {
   return Object.entries(METRICS).map(([name, help]) => {
-    const label = METRIC_LABELS[name]
+    const label = labelOf(help)
     const samples = Object.entries(counters).flatMap(([key, value]): Sample[] => {
       if (key === name) return [[value]]
       if (!key.startsWith(`${name}{`)) return []

@@ -6,6 +6,7 @@
 import { z } from 'zod'
 import type { NodeStatus } from '../../src/node.ts'
 import { runEventSchema } from '../../src/run/view.ts'
+import { DASHBOARD_ROUTES } from './dashboard-routes.ts'
 import { BLOB_ROUTES, SERVICE_ROUTES } from './exchange-routes.ts'
 import { linkSchema, natTypeSchema, NETWORK_ROUTES, reachabilitySchema } from './network-routes.ts'
 import { OBSERVATION_ROUTES } from './observation-routes.ts'
@@ -110,6 +111,7 @@ export const ROUTES = {
   ...NETWORK_ROUTES,
   ...RUN_ROUTES,
   ...OBSERVATION_ROUTES,
+  ...DASHBOARD_ROUTES,
   ...TRAINING_ROUTES,
   ...BLOB_ROUTES,
   ...SERVICE_ROUTES,

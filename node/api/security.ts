@@ -11,12 +11,34 @@ export interface GuardOptions {
   token: string
   /** Port of the server, known once it listens. */
   port: () => number
-  /** Paths that need no token. */
-  openPaths: readonly string[]
+  /** Whether a path needs no token. */
+  isOpen: (path: string) => boolean
 }
 
 export const JSON_TYPE = 'application/json'
 export const OCTETS_TYPE = 'application/octet-stream'
+
+/**
+ * Sent with every answer: a page here runs this node's own files only and cannot be framed, nothing is kept in caches,
+ * and no type is guessed.
+ */
+export const PAGE_HEADERS: Readonly<Record<string, string>> = {
+  'content-security-policy': [
+    "default-src 'none'",
+    "script-src 'self'",
+    "style-src 'self'",
+    "img-src 'self'",
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+  ].join('; '),
+  'cross-origin-opener-policy': 'same-origin',
+  'cross-origin-resource-policy': 'same-origin',
+  'referrer-policy': 'no-referrer',
+  'x-content-type-options': 'nosniff',
+  'cache-control': 'no-store',
+}
 
 /** Throws `forbidden` for a foreign Host or Origin, `unauthorized` without the token, `body_invalid` for other bodies. */
 export function guard(options: GuardOptions): MiddlewareHandler {
@@ -28,8 +50,7 @@ export function guard(options: GuardOptions): MiddlewareHandler {
       throw new ShoalError('forbidden', `the Host header must be ${hosts.join(' or ')}`)
     }
     checkOrigin(req.header('origin'), req.header('sec-fetch-site'), host)
-    if (!options.openPaths.includes(req.path))
-      checkToken(req.header('authorization'), options.token)
+    if (!options.isOpen(req.path)) checkToken(req.header('authorization'), options.token)
     const type = mediaType(req.header('content-type'))
     const hasBody = req.method !== 'GET' && req.method !== 'DELETE'
     if (hasBody && type !== JSON_TYPE && type !== OCTETS_TYPE) {

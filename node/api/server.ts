@@ -21,7 +21,7 @@ import { bodyOf, sendOctets } from './octets.ts'
 import { headerName, pathParameters, sourceOf, toHeaders } from './route.ts'
 import type { Route } from './route.ts'
 import { ROUTES } from './routes.ts'
-import { JSON_TYPE, OCTETS_TYPE, guard, mediaType } from './security.ts'
+import { JSON_TYPE, OCTETS_TYPE, PAGE_HEADERS, guard, mediaType } from './security.ts'
 
 const HOSTNAME = '127.0.0.1'
 /** Calls of people and scripts on one machine, beside the readers of events. */
@@ -75,7 +75,7 @@ export async function createApiServer(options: ApiServerOptions): Promise<ApiSer
     const what = `${context.req.method} ${context.req.path} is no route of this API`
     return problem(new ShoalError('not_found', what), context, options.logger)
   })
-  app.use(guard({ token: options.token, port: () => address.port, openPaths: openPaths() }))
+  app.use(guard({ token: options.token, port: () => address.port, isOpen: openPaths() }))
   const mount: Mount = { app, options, closing: closing.signal }
   for (const handler of Object.values(api.handlers)) mountCall(mount, handler)
   mountEvents(mount, history)
@@ -98,15 +98,24 @@ function createHttpServer(app: Hono<Environment>): Server {
   const server = createServer(
     { headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: DEADLINES.apiLongMs },
     // The adaptor answers by itself when the app rejects, so this promise never does.
-    (incoming, outgoing) => void listener(incoming, outgoing),
+    (incoming, outgoing) => {
+      for (const [name, value] of Object.entries(PAGE_HEADERS)) outgoing.setHeader(name, value)
+      void listener(incoming, outgoing)
+    },
   )
   server.maxConnections = LIMITS.eventReaders + CALLERS_MAX
   return server
 }
 
-function openPaths(): string[] {
+/** Whether a path is one of a route that needs no token. */
+function openPaths(): (path: string) => boolean {
   const routes: Route[] = Object.values(ROUTES)
-  return routes.filter((route) => route.open === true).map((route) => route.path)
+  const patterns = routes
+    .filter((route) => route.open === true)
+    .map(
+      ({ path }) => new RegExp(`^${path.replaceAll('.', '\\.').replaceAll(/\{\w+\}/g, '[^/]+')}$`),
+    )
+  return (path) => patterns.some((pattern) => pattern.test(path))
 }
 
 function mountCall({ app, options, closing }: Mount, handler: Handler): void {
@@ -147,7 +156,8 @@ async function answer(
   if (!('download' in result)) return Response.json(result.json)
   // Who is still sending a body that nobody needs does not read the answer before its end.
   if (route.body !== undefined) incoming.resume()
-  const type = { 'content-type': route.contentType ?? OCTETS_TYPE }
+  const { contentType = route.contentType ?? OCTETS_TYPE } = result.download
+  const type = { 'content-type': contentType }
   const headers = { ...toHeaders(result.download.output), ...type }
   await sendOctets(outgoing, result.download, headers, signal)
   return RESPONSE_ALREADY_SENT

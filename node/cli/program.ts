@@ -3,6 +3,7 @@ import { Command as Commander, CommanderError, Option } from 'commander'
 import { FAULTS, ShoalError, asFault } from '../../src/errors.ts'
 import { CHECKPOINT_COMMANDS } from './checkpoint-commands.ts'
 import { DAEMON_COMMAND } from './daemon-command.ts'
+import { DASHBOARD_COMMAND } from './dashboard-command.ts'
 import { EVENT_COMMANDS } from './event-commands.ts'
 import { NETWORK_COMMANDS } from './network-commands.ts'
 import { NODE_COMMANDS } from './node-commands.ts'
@@ -17,6 +18,7 @@ export const COMMANDS: readonly Command[] = [
   ...EVENT_COMMANDS,
   ...CHECKPOINT_COMMANDS,
   SAMPLE_COMMAND,
+  DASHBOARD_COMMAND,
   ...NETWORK_COMMANDS,
   ...NODE_COMMANDS,
 ]

@@ -1,5 +1,7 @@
 /** Nodes in one process, each with its local API on loopback. */
 import { mkdtempSync, rmSync } from 'node:fs'
+import { request as httpRequest } from 'node:http'
+import type { IncomingHttpHeaders } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createApiClient } from '../../../../node/api/client.ts'
@@ -79,4 +81,38 @@ export const lineSchema = createSchema([
 export async function fileOf(schema: Schema, values: readonly number[]): Promise<Uint8Array> {
   const { content } = writeSafetensors(schema, Float32Array.from(values))
   return new Uint8Array(await bytesOf(content))
+}
+
+export interface RawCall {
+  method?: string
+  path?: string
+  headers?: Readonly<Record<string, string>>
+  body?: string
+}
+
+export interface RawAnswer {
+  status: number
+  headers: IncomingHttpHeaders
+  /** JSON as its value, else the text. */
+  body: unknown
+}
+
+/** A request as any program may send it: `fetch` would not let us lie about the Host. */
+export async function rawCall(url: string, call: RawCall): Promise<RawAnswer> {
+  const { method = 'GET', path = '/v1/node', headers = {}, body } = call
+  const { hostname, port } = new URL(url)
+  return await new Promise((resolve, reject) => {
+    const request = httpRequest({ hostname, port, method, path, headers }, (response) => {
+      let text = ''
+      response.on('data', (piece) => (text += String(piece)))
+      response.on('end', () => {
+        const isJson = (response.headers['content-type'] ?? '').endsWith('json')
+        const status = response.statusCode ?? 0
+        const value: unknown = isJson && text !== '' ? JSON.parse(text) : text
+        resolve({ status, headers: response.headers, body: value })
+      })
+    })
+    request.on('error', reject)
+    request.end(body)
+  })
 }

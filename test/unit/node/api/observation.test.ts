@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { ROUTES } from '../../../../node/api/routes.ts'
 import { readEventLogText } from '../../../../node/event-log-file.ts'
-import { METRICS, METRIC_LABELS } from '../../../../src/metrics.ts'
+import { METRICS, labelOf } from '../../../../src/metrics.ts'
 import { runViewSchema } from '../../../../src/run/view.ts'
 import { isFinished, realText, tinySpec, waitForRun } from '../../../swarm/swarm.ts'
 import { bytesOf, startApis, TOKEN, type LocalApis } from './local-api.ts'
@@ -61,8 +61,7 @@ describe('metrics', () => {
     for (const [name, help] of Object.entries(METRICS)) {
       const isCounted = text.includes(`# TYPE shoal_${name} counter\n`)
       // Of one with a label there is nothing to tell before it counts.
-      const label = /by (\w+)$/.exec(help)?.[1]
-      expect({ name, label }).toEqual({ name, label: METRIC_LABELS[name] })
+      const label = labelOf(help)
       expect({ name, known: isCounted || label !== undefined }).toEqual({ name, known: true })
     }
     expect(text).toContain('shoal_rounds_total{outcome="averaged"} ')

@@ -1,6 +1,5 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer, request as httpRequest } from 'node:http'
-import type { IncomingHttpHeaders } from 'node:http'
+import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -16,6 +15,7 @@ import { silentLogger } from '../../../../src/log.ts'
 import type { RunEvent, RunView } from '../../../../src/run/view.ts'
 import { createSwarm, realText, tinySpec } from '../../../swarm/swarm.ts'
 import type { Swarm } from '../../../swarm/swarm.ts'
+import { rawCall, type RawAnswer, type RawCall } from './local-api.ts'
 
 const TOKEN = 'a'.repeat(64)
 const UNKNOWN_RUN = 'bafyreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy'
@@ -49,43 +49,7 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-interface Answer {
-  status: number
-  headers: IncomingHttpHeaders
-  body: unknown
-}
-
-interface Call {
-  method?: string
-  path?: string
-  headers?: Record<string, string>
-  body?: string
-}
-
-/** A request as any program may send it: `fetch` would not let us lie about the Host. */
-async function send({
-  method = 'GET',
-  path = '/v1/node',
-  headers = {},
-  body,
-}: Call): Promise<Answer> {
-  const { hostname, port } = new URL(server.url)
-  return await new Promise((resolve, reject) => {
-    const request = httpRequest({ hostname, port, method, path, headers }, (response) => {
-      let text = ''
-      response.on('data', (piece) => (text += String(piece)))
-      response.on('end', () =>
-        resolve({
-          status: response.statusCode ?? 0,
-          headers: response.headers,
-          body: /json$/.test(response.headers['content-type'] ?? '') ? JSON.parse(text) : text,
-        }),
-      )
-    })
-    request.on('error', reject)
-    request.end(body)
-  })
-}
+const send = (call: RawCall): Promise<RawAnswer> => rawCall(server.url, call)
 
 /** A path with something in its braces: a run that is not here, nothing that is a CID. */
 function filled(path: string): string {
@@ -95,179 +59,7 @@ function filled(path: string): string {
 const bearer = { authorization: `Bearer ${TOKEN}` }
 const json = { 'content-type': 'application/json' }
 
-describe('what the outside may not do', () => {
-  test('call without the token, or with another one', async () => {
-    for (const headers of [
-      {},
-      { authorization: TOKEN },
-      { authorization: `Basic ${TOKEN}` },
-      { authorization: 'Bearer' },
-      { authorization: `Bearer ${TOKEN.slice(1)}` },
-      { authorization: `Bearer ${'b'.repeat(64)}` },
-    ]) {
-      const answer = await send({ headers })
-      expect(answer).toMatchObject({ status: 401, body: { code: 'unauthorized' } })
-      expect(answer.headers['www-authenticate']).toBe('Bearer')
-      expect(answer.headers['content-type']).toBe('application/problem+json')
-    }
-    expect(await send({ headers: bearer })).toMatchObject({ status: 200 })
-  })
-
-  test('pass the token in the query', async () => {
-    const answer = await send({ path: `/v1/node?token=${TOKEN}` })
-    expect(answer).toMatchObject({ status: 401 })
-  })
-
-  test('learn without the token which paths there are', async () => {
-    expect(await send({ path: '/v1/nothing' })).toMatchObject({ status: 401 })
-    expect(await send({ path: '/v1/nothing', headers: bearer })).toMatchObject({
-      status: 404,
-      body: { code: 'not_found' },
-    })
-  })
-
-  test('come by a name that was pointed at loopback (DNS rebinding)', async () => {
-    const { port } = new URL(server.url)
-    for (const host of ['evil.example', `evil.example:${port}`, '127.0.0.1', `127.0.0.1:1`]) {
-      const answer = await send({ headers: { ...bearer, host } })
-      expect({ host, ...answer }).toMatchObject({ status: 403, body: { code: 'forbidden' } })
-    }
-    for (const host of [`localhost:${port}`, `LOCALHOST:${port}`, `[::1]:${port}`]) {
-      expect(await send({ headers: { ...bearer, host } })).toMatchObject({ status: 200 })
-    }
-  })
-
-  test('come from a web page of another site, even with the token', async () => {
-    for (const origin of ['https://evil.example', 'null', 'http://127.0.0.1:1', '']) {
-      const answer = await send({ headers: { ...bearer, origin } })
-      expect({ origin, ...answer }).toMatchObject({ status: 403, body: { code: 'forbidden' } })
-    }
-    for (const site of ['cross-site', 'same-site', '']) {
-      const answer = await send({ headers: { ...bearer, 'sec-fetch-site': site } })
-      expect({ site, ...answer }).toMatchObject({ status: 403 })
-    }
-    const own = { ...bearer, origin: server.url, 'sec-fetch-site': 'same-origin' }
-    expect(await send({ headers: own })).toMatchObject({ status: 200 })
-    expect(await send({ headers: { ...bearer, 'sec-fetch-site': 'none' } })).toMatchObject({
-      status: 200,
-    })
-  })
-
-  test('read an answer from a page of another site (no CORS)', async () => {
-    const preflight = await send({
-      method: 'OPTIONS',
-      headers: { origin: 'https://evil.example', 'access-control-request-method': 'POST' },
-    })
-    expect(preflight.status).toBe(403)
-    const { headers } = await send({ headers: bearer })
-    expect(Object.keys(headers).filter((name) => name.startsWith('access-control'))).toEqual([])
-  })
-
-  test('post what a form can send', async () => {
-    for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data']) {
-      const answer = await send({
-        method: 'POST',
-        path: '/v1/shutdown',
-        headers: { ...bearer, 'content-type': type },
-        body: '{}',
-      })
-      expect(answer).toMatchObject({ status: 400, body: { code: 'body_invalid' } })
-    }
-    const bare = await send({ method: 'POST', path: '/v1/shutdown', headers: bearer })
-    expect(bare).toMatchObject({ status: 400, body: { code: 'body_invalid' } })
-    expect(shutdowns).toBe(0)
-  })
-
-  test('send more than the limit, declared or not', async () => {
-    const body = JSON.stringify({ address: 'x'.repeat(LIMITS.apiBodyBytes) })
-    const call = { method: 'POST', path: '/v1/peers', body }
-    const declared = { ...bearer, ...json, 'content-length': String(body.length) }
-    const chunked = { ...bearer, ...json, 'transfer-encoding': 'chunked' }
-    for (const headers of [declared, chunked]) {
-      expect(await send({ ...call, headers })).toMatchObject({
-        status: 413,
-        body: { code: 'body_too_large' },
-      })
-    }
-  })
-
-  test('send headers without end', async () => {
-    const headers = { ...bearer, 'x-long': 'x'.repeat(32 << 10) }
-    const answer = await send({ headers }).catch((error: unknown) => error)
-    expect(answer).not.toMatchObject({ status: 200 })
-  })
-
-  test('call with a body that is not an object, or has unknown or missing fields', async () => {
-    for (const body of ['', '[]', '"x"', '{', 'null', '{}', '{"address":1}', '{"adress":"x"}']) {
-      const headers = { ...bearer, ...json }
-      const answer = await send({ method: 'POST', path: '/v1/peers', headers, body })
-      expect({ sent: body, ...answer }).toMatchObject({
-        status: 400,
-        body: { code: 'body_invalid' },
-      })
-    }
-    const misspelt = await send({ path: '/v1/runs?discovr=true', headers: bearer })
-    expect(misspelt.body).toMatchObject({
-      code: 'body_invalid',
-      detail: "GET /v1/runs: unknown key 'discovr', did you mean 'discover'?",
-    })
-  })
-
-  test('rename in the body what the path names', async () => {
-    const answer = await send({
-      method: 'POST',
-      path: `/v1/runs/${UNKNOWN_RUN}/leave`,
-      headers: { ...bearer, ...json },
-      body: JSON.stringify({ run: 'another' }),
-    })
-    expect(answer.body).toMatchObject({ code: 'run_unknown' })
-    expect(JSON.stringify(answer.body)).toContain(UNKNOWN_RUN)
-  })
-
-  test('name data by a path that depends on where the daemon was started', async () => {
-    const spec = tinySpec({ data: 'README.md' })
-    await expect(client.call(ROUTES.createRun, { spec })).rejects.toMatchObject({
-      code: 'data_unreadable',
-    })
-  })
-
-  test('listen elsewhere than on loopback', () => {
-    expect(server.url).toMatch(/^http:\/\/127\.0\.0\.1:\d+$/)
-  })
-})
-
 describe('the routes', () => {
-  test('need the token, all but the one that says only ok', async () => {
-    const routes: Route[] = Object.values(ROUTES)
-    for (const { method, path } of routes.filter(({ open }) => open !== true)) {
-      const answer = await send({ method, path: filled(path), headers: json })
-      expect({ path, ...answer }).toMatchObject({ status: 401 })
-    }
-    expect(await send({ path: '/healthz' })).toMatchObject({ status: 200, body: { ok: true } })
-    expect(await send({ path: '/healthz', headers: { host: 'evil.example' } })).toMatchObject({
-      status: 403,
-    })
-  })
-
-  test('answer no page of another site, no name pointed at loopback, no form', async () => {
-    const routes: Route[] = Object.values(ROUTES)
-    for (const { method, path } of routes) {
-      const refused = async (headers: Record<string, string>, status: number): Promise<void> => {
-        const given = { ...bearer, ...json, ...headers }
-        const answer = await send({ method, path: filled(path), headers: given })
-        expect({ path, headers, status: answer.status }).toEqual({ path, headers, status })
-      }
-      await refused({ host: 'evil.example' }, 403)
-      await refused({ origin: 'https://evil.example' }, 403)
-      await refused({ 'sec-fetch-site': 'cross-site' }, 403)
-      if (method === 'POST' || method === 'PUT') {
-        await refused({ 'content-type': 'text/plain' }, 400)
-        await refused({ 'content-type': 'multipart/form-data' }, 400)
-      }
-    }
-    expect(shutdowns).toBe(0)
-  })
-
   test('are mounted, every one', async () => {
     const routes: Route[] = Object.values(ROUTES)
     for (const { method, path, answer: kind } of routes) {

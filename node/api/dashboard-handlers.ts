@@ -1,0 +1,40 @@
+/** Serves the dashboard's files as they are: a closed set, so that no path leads out of its folder. */
+import { readdirSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { extname } from 'node:path'
+import { ShoalError } from '../../src/errors.ts'
+import type { ShoalNode } from '../../src/node.ts'
+import { bytesHandler } from './handler.ts'
+import type { Download } from './octets.ts'
+import { ROUTES } from './routes.ts'
+
+/** Beside this folder, in a checkout as in the package. */
+const FOLDER = new URL('../dashboard/', import.meta.url)
+const TYPES: Readonly<Record<string, string>> = {
+  '.css': 'text/css; charset=utf-8',
+  '.html': 'text/html; charset=utf-8',
+  '.js': 'text/javascript; charset=utf-8',
+  '.svg': 'image/svg+xml',
+}
+
+export function dashboardHandlers(node: ShoalNode) {
+  const names = new Set(readdirSync(FOLDER).filter((name) => extname(name) in TYPES))
+  const file = async (name: string): Promise<Download<Record<string, never>>> => {
+    if (!names.has(name)) throw new ShoalError('not_found', `the dashboard has no file ${name}`)
+    const content = await readFile(new URL(name, FOLDER))
+    const contentType = TYPES[extname(name)]
+    return { output: {}, content: [content], bytes: content.length, contentType }
+  }
+  return {
+    dashboard: bytesHandler(ROUTES.dashboard, () => file('index.html')),
+    dashboardFile: bytesHandler(ROUTES.dashboardFile, ({ file: name }) => file(name)),
+    downloadCheckpoint: bytesHandler(ROUTES.downloadCheckpoint, async (input) => {
+      const files = await node.exportCheckpoint(input.run, input.checkpoint)
+      const found = files.find(({ name }) => name === input.file)
+      if (found === undefined) {
+        throw new ShoalError('not_found', `this checkpoint has no ${input.file}`)
+      }
+      return { output: {}, content: found.content, bytes: found.bytes }
+    }),
+  }
+}

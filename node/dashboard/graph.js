@@ -1,0 +1,180 @@
+/** The swarm as a graph: members on a circle, this node's links, and who averaged with whom in the last round. */
+import { setAttributes, svg } from './dom.js'
+import { decimal, shortPeer } from './format.js'
+
+/** @import { Link } from '../../src/net/network.ts' */
+/** @import { RunView } from '../../src/run/view.ts' */
+
+const SIZE = { width: 600, height: 330 }
+const CENTER = { x: SIZE.width / 2, y: SIZE.height / 2 }
+const RADIUS = { x: 165, y: 110 }
+/** More members than that are drawn smaller and without names; the table has them. */
+const NAMED_MAX = 24
+/** Connected peers of other runs, on the rim. */
+const OTHERS_MAX = 32
+
+/** @typedef {{ x: number, y: number }} Place */
+
+/**
+ * @param {HTMLElement} container
+ * @returns {(view: RunView, links: readonly Link[]) => void}
+ */
+export function createGraph(container) {
+  const picture = svg('svg', { viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, role: 'img' })
+  container.replaceChildren(picture)
+  let drawn = ''
+  return (view, links) => {
+    const graph = graphOf(view, links)
+    const signature = JSON.stringify(graph)
+    // Untouched when nothing has changed, so that its animation goes on.
+    if (signature === drawn) return
+    drawn = signature
+    setAttributes(picture, { 'aria-label': summaryOf(graph) })
+    picture.replaceChildren(...edgesOf(graph), ...strangersOf(graph), ...membersOf(graph))
+  }
+}
+
+/** @typedef {ReturnType<typeof graphOf>} Graph */
+
+/**
+ * @param {RunView} view
+ * @param {readonly Link[]} links
+ */
+function graphOf(view, links) {
+  const sorted = view.members.toSorted((a, b) => (a.peer < b.peer ? -1 : 1))
+  const members = sorted.map((member, index) => ({
+    peer: member.peer,
+    self: member.self,
+    status: member.status,
+    text: `step ${member.outerStep}, loss ${decimal(member.loss, 2)}`,
+    at: placeOf(index, sorted.length, 1),
+  }))
+  const known = new Set(members.map(({ peer }) => peer))
+  const strangers = links.filter(({ peer }) => !known.has(peer)).slice(0, OTHERS_MAX)
+  return {
+    members,
+    others: strangers.map(({ peer, direct }, index) => ({
+      peer,
+      direct,
+      at: placeOf(index + 0.5, strangers.length, 1.32),
+    })),
+    links: links
+      .filter(({ peer }) => known.has(peer))
+      .map(({ peer, direct }) => ({ peer, direct })),
+    averaged: averagedPairs(view).filter(([a, b]) => known.has(a) && known.has(b)),
+  }
+}
+
+/**
+ * @param {number} index
+ * @param {number} count
+ * @param {number} reach
+ * @returns {Place}
+ */
+function placeOf(index, count, reach) {
+  const angle = (2 * Math.PI * index) / Math.max(1, count) - Math.PI / 2
+  const [x, y] = [Math.cos(angle) * RADIUS.x * reach, Math.sin(angle) * RADIUS.y * reach]
+  return count === 1 && reach === 1
+    ? CENTER
+    : { x: Math.round(CENTER.x + x), y: Math.round(CENTER.y + y) }
+}
+
+/**
+ * Pairs of members of which one names the other as a partner, each once.
+ * @param {RunView} view
+ * @returns {(readonly [string, string])[]}
+ */
+function averagedPairs({ members }) {
+  const pairs = members.flatMap(({ peer, partners }) =>
+    partners.map((partner) => [peer, partner].sort().join(' ')),
+  )
+  return [...new Set(pairs)].map((pair) => {
+    const [a = '', b = ''] = pair.split(' ')
+    return /** @type {const} */ ([a, b])
+  })
+}
+
+/** @param {Graph} graph */
+function summaryOf({ members, links, averaged }) {
+  const direct = links.filter((link) => link.direct).length
+  const pairs = averaged.map(([a, b]) => `${shortPeer(a)} with ${shortPeer(b)}`)
+  return [
+    `Swarm of ${members.length} ${members.length === 1 ? 'member' : 'members'}`,
+    `this node has ${direct} direct and ${links.length - direct} relayed links to them`,
+    pairs.length === 0 ? 'nobody has averaged yet' : `averaged: ${pairs.join(', ')}`,
+  ].join('; ')
+}
+
+/** @param {Graph} graph */
+function edgesOf({ members, others, links, averaged }) {
+  const places = new Map([...members, ...others].map(({ peer, at }) => [peer, at]))
+  const self = members.find((member) => member.self)?.at
+  /** @type {SVGElement[]} */
+  const drawn = []
+  for (const { peer, direct } of [...others, ...links]) {
+    const to = places.get(peer)
+    if (self === undefined || to === undefined) continue
+    const path = direct ? 'direct' : 'relayed'
+    drawn.push(svg('line', { class: `link ${path}`, x1: self.x, y1: self.y, x2: to.x, y2: to.y }))
+  }
+  for (const [a, b] of averaged) {
+    const [from, to] = [places.get(a), places.get(b)]
+    if (from !== undefined && to !== undefined)
+      drawn.push(svg('path', { class: 'averaging', d: bowed(from, to) }))
+  }
+  return drawn
+}
+
+/**
+ * Beside the straight line, where a link may lie.
+ * @param {Place} from
+ * @param {Place} to
+ */
+function bowed(from, to) {
+  const middle = { x: (from.x + to.x) / 2, y: (from.y + to.y) / 2 }
+  const [dx, dy] = [to.x - from.x, to.y - from.y]
+  return `M${from.x} ${from.y}Q${middle.x - dy * 0.12} ${middle.y + dx * 0.12} ${to.x} ${to.y}`
+}
+
+/** @param {Graph} graph */
+function strangersOf({ others }) {
+  return others.map(({ peer, at: { x, y } }) =>
+    svg(
+      'circle',
+      { class: 'stranger', cx: x, cy: y, r: 4 },
+      svg('title', {}, `${peer}: of no run here`),
+    ),
+  )
+}
+
+/** @param {Graph} graph */
+function membersOf({ members }) {
+  const named = members.length <= NAMED_MAX
+  const radius = named ? 13 : 7
+  return members.map(({ peer, self, status, text, at: { x, y } }) => {
+    const title = svg('title', {}, `${peer}: ${status}, ${text}`)
+    const circle = svg('circle', { cx: x, cy: y, r: self ? radius + 3 : radius })
+    const names = named ? namesOf(self ? 'this node' : shortPeer(peer), text, { x, y }, radius) : []
+    return svg('g', { class: `member ${status}${self ? ' self' : ''}` }, title, circle, ...names)
+  })
+}
+
+/**
+ * Two lines on the outer side of a member, where no link goes.
+ * @param {string} name
+ * @param {string} text
+ * @param {Place} at
+ * @param {number} radius
+ */
+function namesOf(name, text, { x, y }, radius) {
+  const side = Math.abs(x - CENTER.x) < RADIUS.x / 4 ? 0 : Math.sign(x - CENTER.x)
+  const place = {
+    x: x + side * (radius + 8),
+    'text-anchor': side === 0 ? 'middle' : side > 0 ? 'start' : 'end',
+  }
+  const first = side !== 0 ? y - 3 : y >= CENTER.y ? y + radius + 18 : y - radius - 21
+  return [
+    svg('text', { ...place, y: first, class: 'name' }, name),
+    svg('text', { ...place, y: first + 14, class: 'tick' }, text),
+  ]
+}

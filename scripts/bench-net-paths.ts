@@ -1,4 +1,5 @@
 /** Ways for bytes to go from one process to another: Shoal's, and bare sockets to hold them against. */
+import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { connect as connectTcp, createServer as createTcpServer } from 'node:net'
 import type { AddressInfo, Server, Socket } from 'node:net'
@@ -7,10 +8,14 @@ import { noise } from '@libp2p/noise'
 import { CID } from 'multiformats/cid'
 import { createCertificate } from '../node/net/tls-certificate.ts'
 import { nodeEncrypters } from '../node/net/tls.ts'
+import { natProbe } from '../node/net/nat-probe.ts'
+import { openReflector } from '../node/net/reflector.ts'
 import { nodeTransports } from '../node/net/transports.ts'
+import { udpPuncher } from '../node/net/udp-punch.ts'
 import { systemClock } from '../src/clock.ts'
 import { ShoalError } from '../src/errors.ts'
 import { LIMITS } from '../src/limits.ts'
+import { silentLogger } from '../src/log.ts'
 import { createMetrics } from '../src/metrics.ts'
 import { createBlobExchange } from '../src/net/blobs.ts'
 import { createNetwork } from '../src/net/host.ts'
@@ -20,7 +25,10 @@ import type { Network } from '../src/net/network.ts'
 import type { BlobStore } from '../src/store/blob-store.ts'
 import { cidOf } from '../src/store/content.ts'
 
-/** `blobs` is `tcp + tls` with all that a fetch of blobs does; at the ends of `relayed` nobody can dial. */
+/**
+ * `blobs` is `tcp + tls` with all that a fetch of blobs does; at the ends of `relayed` and `punched udp` nobody can dial,
+ * and the latter make a hole.
+ */
 export const PATHS = [
   'raw tcp',
   'raw tls',
@@ -28,6 +36,7 @@ export const PATHS = [
   'tcp + noise',
   'ws + tls',
   'relayed',
+  'punched udp',
   'blobs',
 ] as const
 export type Path = (typeof PATHS)[number]
@@ -49,7 +58,8 @@ export interface Sink {
 const HOST = '127.0.0.1'
 const LISTEN = `/ip4/${HOST}/tcp/0`
 const DAY_MS = 86_400_000
-/** To be given a place at a relay. */
+const REFLECTOR_PORTS = [40_000, 50_000] as const
+/** To be given a place at a relay, or to make a hole. */
 const WAIT_MS = 30_000
 const CHUNK_BYTES = LIMITS.blobBytes
 /** What is sent, again and again: random, and larger than the caches of a core. */
@@ -86,7 +96,11 @@ export async function openRelay(): Promise<string> {
     circuitMs: DAY_MS,
     bytesPerSecond: most,
   }
-  return addressOf(await openNetwork('tcp + tls', { listen: [LISTEN], isPublic: true, relay }))
+  const first = randomInt(...REFLECTOR_PORTS)
+  const logger = silentLogger
+  const { ports } = await openReflector({ ports: [first, first + 1], clock: systemClock, logger })
+  const serving = { isPublic: true, relay, reflectorPorts: ports }
+  return addressOf(await openNetwork('tcp + tls', { listen: [LISTEN], ...serving }))
 }
 
 async function rawSource(server: Server): Promise<Source> {
@@ -159,6 +173,7 @@ async function openNetwork(path: Path, options: Partial<NetworkOptions>): Promis
     transports: nodeTransports(),
     connectionEncrypters: path === 'tcp + noise' ? [noise()] : nodeEncrypters(),
     listen: [],
+    ...(path === 'punched udp' && { punchers: [udpPuncher()], natProbe: natProbe() }),
     ...options,
   })
 }
@@ -166,7 +181,8 @@ async function openNetwork(path: Path, options: Partial<NetworkOptions>): Promis
 async function networkSource(path: Path, relay: string | undefined): Promise<Source> {
   const listen = path === 'ws + tls' ? `${LISTEN}/ws` : LISTEN
   const hidden = { bootstrap: relay === undefined ? [] : [relay] }
-  const network = await openNetwork(path, path === 'relayed' ? hidden : { listen: [listen] })
+  const isHidden = path === 'relayed' || path === 'punched udp'
+  const network = await openNetwork(path, isHidden ? hidden : { listen: [listen] })
   const { rpc } = network
   const content = randomContent()
   let next = 0
@@ -178,7 +194,7 @@ async function networkSource(path: Path, relay: string | undefined): Promise<Sou
     const cids = Buffer.concat(blobs.map(({ cid }) => cid.bytes))
     rpc.handle('bench/blobs', async () => cids)
   }
-  if (path === 'relayed') await untilReserved(network)
+  if (isHidden) await until(() => network.relays().length > 0, 'a place at the relay')
   return { address: addressOf(network) }
 }
 
@@ -188,9 +204,9 @@ function addressOf(network: Network): string {
   return address
 }
 
-async function untilReserved(network: Network): Promise<void> {
-  const limit = systemClock.deadline(WAIT_MS, 'a place at the relay')
-  while (network.relays().length === 0) await systemClock.sleep(50, limit)
+async function until(check: () => boolean, what: string): Promise<void> {
+  const limit = systemClock.deadline(WAIT_MS, what)
+  while (!check()) await systemClock.sleep(50, limit)
 }
 
 interface Blob {
@@ -227,6 +243,10 @@ function forgetfulStore(): BlobStore {
 async function networkSink(path: Path, address: string): Promise<Sink> {
   const network = await openNetwork(path, {})
   const peer = await network.connect(address)
+  if (path === 'punched udp') {
+    const isPunched = (): boolean => network.links().some(({ transport }) => transport === 'udx')
+    await until(isPunched, 'a hole for UDP')
+  }
   return {
     transfer: path === 'blobs' ? await blobPull(network, peer) : chunkPull(network, peer),
     async echo(bytes, into) {

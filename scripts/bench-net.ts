@@ -31,6 +31,8 @@ const RAW_TLS: Path = 'raw tls'
 /** The best direct path, which the bars are for. */
 const BEST: Path = 'tcp + tls'
 const CALL_PATHS: ReadonlySet<Path> = new Set([BEST, 'relayed'])
+/** Their ends meet at a relay. */
+const RELAY_PATHS: ReadonlySet<Path> = new Set(['relayed', 'punched udp'])
 const CALL_BYTES = [128, 256 << 10] as const
 const LINE = { bitsPerSecond: 100e6, roundTripMs: 40 }
 
@@ -188,7 +190,8 @@ async function openPairs(
   const cpuOf = async (peer: JsonProcess, limit: AbortSignal): Promise<number> =>
     (await peer.ask({ do: 'cpu' } satisfies PeerRequest, cpuSchema, limit)).cpuSeconds
   try {
-    const relay = paths.includes('relayed') ? await addressOf(start(), { do: 'relay' }) : undefined
+    const needsRelay = paths.some((path) => RELAY_PATHS.has(path))
+    const relay = needsRelay ? await addressOf(start(), { do: 'relay' }) : undefined
     const all: Pair[] = []
     for (const path of paths) {
       status.draw([`opening ${path}`])
@@ -333,7 +336,7 @@ function findingsOf(
     ({ bar: BEST, configuration, figure, relation: '>=', limit, unit }) as const
   return [
     ...(share === null ? [] : [bar('bulk, of bare TLS', share, 0.6, 'share')]),
-    ...(calls.length === 0
+    ...(calls.every(({ path }) => path !== BEST)
       ? []
       : [
           bar('calls of 128 B a second', most(128), 100_000, 'count'),

@@ -177,6 +177,8 @@ export const DEADLINES = {
   stateSyncMs: 30_000,
   /** A reply that its caller reads no further is dropped; a service whose program asks for no requests is gone. */
   serviceIdleMs: 60_000,
+  /** Ending the step in hand, and giving what others are fetching, when a run is left: less than `apiMs`. */
+  leaveMs: 20_000,
   /** Pushing the last envelopes when a run is left. */
   stateDrainMs: 2_000,
   /** Loading the engine's runtime: a second, or many on a cold disk. */

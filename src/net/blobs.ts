@@ -30,6 +30,8 @@ export interface BlobExchange {
   fetch(cid: CID, sources: BlobSources, options?: FetchOptions): Promise<Uint8Array>
   /** Brings all into the store. Throws `blob_unavailable`, naming a CID that no source had; what came stays. */
   fetchAll(cids: readonly CID[], sources: BlobSources, options?: FetchAllOptions): Promise<void>
+  /** `clock.now()` when a peer was last given a blob; -Infinity before. */
+  lastServedMs(): number
   /** Stops serving. */
   close(): void
 }
@@ -43,11 +45,13 @@ export interface BlobExchangeOptions {
 
 export function createBlobExchange(options: BlobExchangeOptions): BlobExchange {
   const { rpc, store, metrics, clock = systemClock } = options
+  let lastServedMs = -Infinity
   const close = rpc.handle(BLOB_METHOD, async (request) => {
     const cid = decodeCid(request)
     const bytes = await store.get(cid)
     if (bytes === undefined) throw new ShoalError('not_found', `no blob ${cid.toString()} here`)
     metrics.add('blob_bytes_sent_total', bytes.length)
+    lastServedMs = clock.now()
     return bytes
   })
 
@@ -69,6 +73,7 @@ export function createBlobExchange(options: BlobExchangeOptions): BlobExchange {
 
   return {
     fetchAll,
+    lastServedMs: () => lastServedMs,
     async fetch(cid, sources, fetchOptions) {
       const here = await store.get(cid)
       if (here !== undefined) return here

@@ -38,12 +38,17 @@ export interface CaughtUp {
   momentum: Float32Array | null
 }
 
-/** Members that have something to give, most advanced first. */
+/** Members that have something to give: those that stay, most advanced first, then those that are leaving. */
 export function donors(run: RunContext): Member[] {
   return run.membership
     .others()
     .filter(({ record }) => record.outerStep > 0 && record.status !== 'joining')
     .sort((a, b) => b.record.outerStep - a.record.outerStep || (a.peer < b.peer ? -1 : 1))
+    .sort((a, b) => Number(isLeaving(a)) - Number(isLeaving(b)))
+}
+
+function isLeaving({ record }: Member): boolean {
+  return record.status === 'leaving'
 }
 
 /**

@@ -57,6 +57,8 @@ export interface Exchange {
   ): Promise<string[] | undefined>
   bytesSent(): number
   bytesReceived(): number
+  /** `clock.now()` when a peer was last given a part of a contribution; -Infinity before. */
+  lastServedMs(): number
   close(): void
 }
 
@@ -72,6 +74,7 @@ interface OpenRun {
   waiters: Set<() => void>
   bytesSent: number
   bytesReceived: number
+  lastServedMs: number
 }
 
 export function createExchangeService(deps: {
@@ -84,9 +87,7 @@ export function createExchangeService(deps: {
     deps.rpc.handle('round/offer', (request, context) =>
       serveOffer(runs, deps.clock, request, context),
     ),
-    deps.rpc.handle('round/chunk', (request, context) =>
-      serveChunk(runs, deps.metrics, request, context),
-    ),
+    deps.rpc.handle('round/chunk', (request, context) => serveChunk(runs, deps, request, context)),
     deps.rpc.handle('round/set', (request, context) =>
       serveSet(runs, deps.clock, request, context),
     ),
@@ -99,6 +100,7 @@ export function createExchangeService(deps: {
         waiters: new Set(),
         bytesSent: 0,
         bytesReceived: 0,
+        lastServedMs: -Infinity,
       }
       runs.set(run, open)
       return createExchange(run, open, deps, () => runs.delete(run))
@@ -147,6 +149,7 @@ function createExchange(
     collectedBy: (peer, key, options) => askCollected(asking, peer, key, options),
     bytesSent: () => open.bytesSent,
     bytesReceived: () => open.bytesReceived,
+    lastServedMs: () => open.lastServedMs,
     close() {
       onClose()
       wake(open)
@@ -162,8 +165,11 @@ async function serveOffer(
 ): Promise<Uint8Array> {
   const { run, waitMs, ...key } = parseMessage(waitingRequestSchema, request, 'question')
   const entry = await until(runs, run, clock, waitMs, signal, (open) => find(open, key), key)
-  if (entry !== undefined) return entry.header
   const open = runs.get(run)
+  if (open !== undefined && entry !== undefined) {
+    open.lastServedMs = clock.now()
+    return entry.header
+  }
   const outerStep = open?.outerStep() ?? 0
   const refusal: Refusal =
     open === undefined ? 'unknown_run' : outerStep > key.outerStep ? 'stale' : 'not_ready'
@@ -188,12 +194,14 @@ async function serveSet(
   )
   if (collected === undefined)
     throw new ShoalError('refused', 'no set of contributions for this round')
+  const open = runs.get(run)
+  if (open !== undefined) open.lastServedMs = clock.now()
   return encodeCbor({ peers: collected })
 }
 
 async function serveChunk(
   runs: Map<string, OpenRun>,
-  metrics: Metrics,
+  { clock, metrics }: { clock: Clock; metrics: Metrics },
   request: Uint8Array,
   { peer }: RpcContext,
 ): Promise<Uint8Array> {
@@ -211,6 +219,7 @@ async function serveChunk(
   }
   entry.served.set(peer, served + 1)
   open.bytesSent += chunk.length
+  open.lastServedMs = clock.now()
   metrics.add('round_bytes_sent_total', chunk.length)
   return chunk
 }

@@ -30,7 +30,8 @@ export async function trainInnerSteps(run: ReadyRun, signal: AbortSignal): Promi
   )
   const ahead = run.local ?? NO_WORK
   const range = { outerStep, from: ahead.steps, steps: Math.max(1, plan.steps - ahead.steps) }
-  const done = await withTimer(clock, Math.max(0, plan.budgetMs - ahead.elapsedMs), (enough) =>
+  const budgetMs = Math.max(0, plan.budgetMs - ahead.elapsedMs)
+  const done = await withTimer(clock, budgetMs, run.leaving, (enough) =>
     train(run, range, { signal, enough }),
   )
   const trained = addWork(ahead, done)
@@ -88,12 +89,13 @@ async function train(
 /** What runs longer needs no timer, and there are none beyond 24 days. */
 const LONGEST_TIMER_MS = 86_400_000
 
-/** Work with a signal that fires when its time is up; the timer ends with the work. */
+/** Work with a signal that fires when its time is up, or with `signal`; the timer ends with the work. */
 async function withTimer<T>(
   clock: Clock,
   ms: number,
-  work: (expired: AbortSignal | undefined) => Promise<T>,
+  signal: AbortSignal,
+  work: (expired: AbortSignal) => Promise<T>,
 ): Promise<T> {
-  if (ms > LONGEST_TIMER_MS) return work(undefined)
-  return withDeadline(clock, ms, 'the time for inner steps', undefined, work)
+  if (ms > LONGEST_TIMER_MS) return work(signal)
+  return withDeadline(clock, ms, 'the time for inner steps', signal, work)
 }

@@ -96,8 +96,8 @@ export function createRunCollection(deps: RunDependencies, freshSeed: () => stri
     async leave(id) {
       await inTurn(id, async () => {
         const run = get(id)
-        runs.delete(id)
-        await run.leave()
+        // Until it is gone others may still ask for its state.
+        await run.leave().finally(() => runs.delete(id))
       })
       const isPublic = [...runs.values()].some(({ manifest }) => manifest.public)
       if (!isPublic) network.discovery.unprovide(await directoryCid())

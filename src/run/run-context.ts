@@ -9,6 +9,7 @@ import type { SharedState } from '../state/shared-state.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { OuterState } from '../optim/outer.ts'
 import type { Schema } from '../tensor/schema.ts'
+import type { Defence } from './defence.ts'
 import type { Exchange } from './exchange.ts'
 import type { HashVotes } from './hash-votes.ts'
 import type { Manifest } from './manifest.ts'
@@ -83,6 +84,8 @@ export interface RunContext extends RunPorts {
   local: LocalState | undefined
   /** Open once the run is ready. */
   trainer: RunTrainer | undefined
+  /** Fires when this peer wants to leave: the step in hand ends with what is done, and there is no other. */
+  readonly leaving: AbortSignal
   /** Where an outside process trains this run; then it is the trainer. */
   readonly outside: OutsideTrainer | undefined
   /** The last committed state: what a late joiner is given. */
@@ -94,6 +97,8 @@ export interface ReadyRun extends RunContext {
   trainer: RunTrainer
   /** Changed in place by rounds. */
   readonly outer: OuterState
+  /** Where the manifest asks for it. */
+  readonly defence: Defence | undefined
 }
 
 export function initialProgress(): Progress {

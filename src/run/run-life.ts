@@ -92,6 +92,7 @@ async function advance(
   if (run.committed?.finished !== true) {
     await waitForPeers(run, signal)
     await train(run, signal)
+    if (run.leaving.aborted) return
     await finish(run, signal)
   }
   setStatus(run, 'finished')
@@ -127,7 +128,7 @@ async function pause(
 
 async function train(run: ReadyRun, signal: AbortSignal): Promise<void> {
   await keepUp(run, signal)
-  while (run.progress.outerStep < run.manifest.outerSteps) {
+  while (run.progress.outerStep < run.manifest.outerSteps && !run.leaving.aborted) {
     signal.throwIfAborted()
     await waitWhilePaused(run, signal)
     if (run.progress.status !== 'training') {
@@ -150,6 +151,7 @@ async function stayInStep(
   { outcome, repairFrom }: StepResult,
   signal: AbortSignal,
 ): Promise<void> {
+  if (run.leaving.aborted) return
   if (outcome === 'stale') await askAround(run, signal)
   const right = run.membership.others().filter(({ peer }) => repairFrom.includes(peer))
   await resynchronize(run, right, signal)

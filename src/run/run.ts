@@ -6,6 +6,7 @@ import type { BoardValue, Member, StateService } from '../state/shared-state.ts'
 import type { Schema } from '../tensor/schema.ts'
 import type { ExchangeService } from './exchange.ts'
 import type { Manifest } from './manifest.ts'
+import { handOver } from './hand-over.ts'
 import { createHashVotes } from './hash-votes.ts'
 import { createMembership } from './membership.ts'
 import { discoverMembers, watchMembers } from './members-discovery.ts'
@@ -16,7 +17,7 @@ import {
   type TrainingScript,
 } from './outside-trainer.ts'
 import { createPace } from './pace.ts'
-import { initialProgress, publishRecord, type RunContext, type RunPorts } from './run-context.ts'
+import { initialProgress, type RunContext, type RunPorts } from './run-context.ts'
 import { parseRunId } from './run-id.ts'
 import { damagedState } from './preparation.ts'
 import { fail, live } from './run-life.ts'
@@ -25,9 +26,6 @@ import { viewOf } from './run-view.ts'
 import { createSnapshotLeases } from './snapshot-leases.ts'
 import { loadVector } from './vector-blobs.ts'
 import type { RunView } from './view.ts'
-
-/** A last word to the swarm must not hold up the end of the process. */
-const FAREWELL_MS = 2_000
 
 export interface Run {
   readonly id: string
@@ -42,7 +40,7 @@ export interface Run {
   /** For peers that join late or fell behind: the one they are fetching already, or a new one. */
   snapshot(cid?: string): Promise<KeptCheckpoint | undefined>
   writeBoard(key: string, value: BoardValue | undefined): Promise<void>
-  /** Stops and forgets the run. */
+  /** Gives the others what they still need from here, then stops and forgets the run. */
   leave(): Promise<void>
   /** Stops; the run goes on from its last commit when it is opened again. */
   stop(): Promise<void>
@@ -70,7 +68,9 @@ export async function openRun(
   deps: RunDependencies,
   options: RunOptions,
 ): Promise<Run> {
-  const { run, damage } = await createContext(id, manifest, deps, options.membership)
+  const leaving = new AbortController()
+  const given = { leaving: leaving.signal, membership: options.membership }
+  const { run, damage } = await createContext(id, manifest, deps, given)
   const ending = new AbortController()
   const { signal } = ending
   const unwatch = watchMembers(run)
@@ -104,10 +104,8 @@ export async function openRun(
     writeBoard: (key, value) => run.state.writeBoard(key, value),
     stop,
     async leave() {
-      const farewell = deps.clock.deadline(FAREWELL_MS, 'saying goodbye')
-      await Promise.race([publishRecord(run, true), deps.clock.sleep(FAREWELL_MS, farewell)]).catch(
-        () => {},
-      )
+      leaving.abort(new ShoalError('aborted', 'the run is being left'))
+      await handOver(run, life)
       const { store } = run
       await stop()
       await store.forget()
@@ -120,13 +118,13 @@ async function createContext(
   id: string,
   manifest: Manifest,
   deps: RunDependencies,
-  given: Membership | undefined,
+  given: { leaving: AbortSignal; membership: Membership | undefined },
 ): Promise<{ run: RunContext; damage: ShoalError | undefined }> {
   const { records, references, exchanges, states, trainerSilentMs, ...ports } = deps
   const { clock, blobs, network } = ports
   const schema = modelSchema(manifest.model)
   const store = createRunStore(id, manifest, { records, blobs, references, clock })
-  const { membership, damage, isLost } = await openStore(store, given)
+  const { membership, damage, isLost } = await openStore(store, given.membership)
   const isOutside = membership?.trainer === 'outside'
   const progress = initialProgress()
   if (isLost) {
@@ -150,6 +148,7 @@ async function createContext(
     pace: createPace(limits),
     hashVotes: createHashVotes(self, state),
     progress,
+    leaving: given.leaving,
     commit: Promise.resolve(),
     local: undefined,
     trainer: undefined,

@@ -24,6 +24,8 @@ export interface SnapshotLeases {
    * anew.
    */
   lease(cid?: string): Promise<KeptCheckpoint | undefined>
+  /** `clock.now()` when one was last asked for; -Infinity before. */
+  lastAskedMs(): number
   /** Lets go of those that nobody has asked for lately. */
   expire(): Promise<void>
 }
@@ -37,6 +39,7 @@ interface Lease {
 export function createSnapshotLeases(run: Omit<RunContext, 'snapshots'>): SnapshotLeases {
   const leases = new Map<string, Lease>()
   let making: Promise<Lease> | undefined
+  let lastAskedMs = -Infinity
 
   async function expire(kept: number = LIMITS.snapshotsKept): Promise<void> {
     const nowMs = run.clock.now()
@@ -71,7 +74,9 @@ export function createSnapshotLeases(run: Omit<RunContext, 'snapshots'>): Snapsh
 
   return {
     expire: () => expire(),
+    lastAskedMs: () => lastAskedMs,
     async lease(cid) {
+      lastAskedMs = run.clock.now()
       const state = run.committed
       const newest = run.progress.checkpoints.at(-1)
       const recent = [...leases.values()].find(

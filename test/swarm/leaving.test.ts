@@ -1,0 +1,100 @@
+/** Leaving well: nobody waits in vain for who leaves, and what is being fetched from it arrives. */
+import { expect, test } from 'vitest'
+import { createEngine } from '../../node/engine/engine.ts'
+import { systemClock } from '../../src/clock.ts'
+import type { ShoalNode } from '../../src/node.ts'
+import type { RoundView } from '../../src/run/view.ts'
+import { createLinks } from './links.ts'
+import { createSlowEngine } from './slow-engine.ts'
+import { createSwarm, memoryStores, realText, tinySpec, waitForRun, type Stores } from './swarm.ts'
+
+const text = await realText()
+
+/** 0.6 million parameters: 3 chunks of up to 1 MiB. */
+const LARGE = { layers: 2, heads: 2, embedding: 150, context: 16 } as const
+
+async function blobsIn({ blobs }: Stores): Promise<number> {
+  let count = 0
+  for await (const _ of blobs.list()) count++
+  return count
+}
+
+function blobBytesSent(node: ShoalNode): number {
+  return node.status().counters['blob_bytes_sent_total'] ?? 0
+}
+
+test('the only donor of a joiner stays until that has its state', async () => {
+  const links = createLinks()
+  const swarm = await createSwarm(0, 'only donor', { links })
+  try {
+    const stores = memoryStores()
+    const donor = await swarm.add(0, stores)
+    const { id } = await donor.createRun(
+      tinySpec({ model: LARGE, outerSteps: 10_000, innerSteps: 2 }),
+      text,
+    )
+    await waitForRun(donor, id, ({ outerStep }) => outerStep >= 3)
+    const joiner = await swarm.add(1)
+    await joiner.joinRun(id)
+    // A chunk takes a second.
+    links.limit(donor.peerId, 1 << 20)
+    const before = blobBytesSent(donor)
+    await until(() => blobBytesSent(donor) > before + 2_000)
+    const left = donor.run(id).outerStep
+    const leaving = donor.leaveRun(id)
+    const view = await waitForRun(joiner, id, ({ status }) => status === 'training')
+    expect(view).toMatchObject({ error: null })
+    expect(view.outerStep).toBeGreaterThanOrEqual(Math.min(3, left))
+    await leaving
+    expect(await blobsIn(stores)).toBe(0)
+    expect(donor.runs()).toEqual([])
+    await waitForRun(joiner, id, ({ outerStep }) => outerStep > view.outerStep + 1)
+  } finally {
+    await swarm.stop()
+  }
+})
+
+async function until(check: () => boolean): Promise<void> {
+  while (!check()) await systemClock.sleep(10)
+}
+
+test('who leaves in the middle of a step contributes what it has done of it, and nobody waits for it', async () => {
+  const swarm = await createSwarm(0, 'middle of a step')
+  const engine = await createEngine({ backend: 'native', threads: 1 })
+  try {
+    // An outer step takes a second.
+    for (const index of [0, 1])
+      await swarm.add(index, memoryStores(), createSlowEngine(engine, 50))
+    const [first, second] = swarm.nodes
+    if (first === undefined || second === undefined) throw new Error('two nodes')
+    const { id } = await first.createRun(
+      tinySpec({
+        outerSteps: 10_000,
+        innerSteps: 20,
+        averaging: { rule: 'diloco' },
+        limits: { minPeers: 2, roundTimeoutMs: 5_000 },
+      }),
+      text,
+    )
+    await second.joinRun(id)
+    const rounds: RoundView[] = []
+    first.onEvent((event) => {
+      if (event.type === 'outer_step') rounds.push(event.round)
+    })
+    const { outerStep } = await waitForRun(second, id, (view) => view.outerStep >= 2)
+    await systemClock.sleep(300)
+    const startedMs = performance.now()
+    await second.leaveRun(id)
+    // Its partner was to finish the step first, and then nothing was asked for any more.
+    expect(performance.now() - startedMs).toBeLessThan(12_000)
+    await waitForRun(first, id, (view) => view.outerStep > outerStep + 2)
+    const own = rounds.find((round) => round.outerStep === outerStep)
+    expect(own).toMatchObject({ outcome: 'averaged', partners: [second.peerId], reasons: [] })
+    const next = rounds.find((round) => round.outerStep === outerStep + 1)
+    expect(next).toMatchObject({ outcome: 'solo', partners: [] })
+    expect(next?.durationMs).toBeLessThan(500)
+  } finally {
+    await swarm.stop()
+    await engine.close()
+  }
+})

@@ -3,9 +3,10 @@
  * `npm pack` runs it as `prepack`; where scripts are switched off, as in this repository, `npm run build` does.
  */
 import { spawnSync } from 'node:child_process'
-import { chmodSync, cpSync, readdirSync, rmSync } from 'node:fs'
+import { chmodSync, cpSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
+import { referenceText } from './docs.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 const DIST = join(ROOT, 'dist')
@@ -20,3 +21,4 @@ for (const name of readdirSync(join(ROOT, dashboard)).filter((file) => !file.end
   cpSync(join(ROOT, dashboard, name), join(DIST, dashboard, name))
 }
 chmodSync(join(DIST, 'node', 'cli.js'), 0o755)
+writeFileSync(join(DIST, 'library.md'), referenceText())

@@ -5,6 +5,7 @@
  */
 import { ShoalError } from './errors.ts'
 
+/** Time as a port: tests and simulations have their own. */
 export interface Clock {
   /** Milliseconds since an arbitrary start, monotonic. */
   now(): number
@@ -14,6 +15,7 @@ export interface Clock {
   deadline(ms: number, cause: string, signal?: AbortSignal): AbortSignal
 }
 
+/** The machine's own time. */
 export const systemClock: Clock = {
   now: () => performance.now(),
   sleep: (ms, signal) =>

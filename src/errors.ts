@@ -41,6 +41,7 @@ export const FAULTS = {
   internal: { status: 500, exit: 1 },
 } as const
 
+/** Stable names of faults: what callers switch on. */
 export type FaultCode = keyof typeof FAULTS
 
 export interface FaultOptions {

@@ -7,6 +7,7 @@ export interface Logger {
   child(fields: Record<string, unknown>): Logger
 }
 
+/** Logs nothing. */
 export const silentLogger: Logger = {
   debug() {},
   info() {},

@@ -31,6 +31,7 @@ export function labelOf(help: string): string | undefined {
   return /, by .*?(\w+)$/.exec(help)?.[1]
 }
 
+/** Counters of one node. */
 export interface Metrics {
   add(name: MetricName, value?: number, label?: string): void
   /** Sum over all labels, or the value of one. */
@@ -39,6 +40,7 @@ export interface Metrics {
   snapshot(): Record<string, number>
 }
 
+/** Counters that begin at 0. */
 export function createMetrics(): Metrics {
   const counters = new Map<MetricName, Map<string, number>>()
   return {

@@ -47,6 +47,7 @@ import { parseCid } from './store/content.ts'
 import type { RecordStore } from './store/record-store.ts'
 import type { Schema } from './tensor/schema.ts'
 
+/** What a node tells of itself. */
 export interface NodeStatus {
   peerId: string
   addresses: string[]
@@ -66,6 +67,7 @@ export interface NodeStatus {
 /** A checkpoint as a Hugging Face style folder: files with their bytes, made while they are read. */
 export type CheckpointFile = ExportedFile
 
+/** A peer of training swarms: what the daemon, the local API and programs of your own do. */
 export interface ShoalNode {
   readonly peerId: string
   status(): NodeStatus
@@ -126,6 +128,7 @@ export interface ShoalNode {
   stop(): Promise<void>
 }
 
+/** What a node is made of: network, stores and engine are the caller's. */
 export interface NodeOptions {
   /** Opened with the node's identity; `stop` closes it. */
   network: Network

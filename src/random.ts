@@ -2,6 +2,7 @@
 import { sha256 } from '@noble/hashes/sha2.js'
 import { bytesToHex, utf8ToBytes } from '@noble/hashes/utils.js'
 
+/** A stream of random numbers. */
 export interface Random {
   /** Uniform in [0, 1) with 32 bits. */
   uniform(): number

@@ -14,6 +14,7 @@ import type { BytesRoute, JsonRoute, Route } from './route.ts'
 import { ROUTES } from './routes.ts'
 import { JSON_TYPE, OCTETS_TYPE } from './security.ts'
 
+/** How to make a call. */
 export interface CallOptions {
   signal?: AbortSignal | undefined
   deadlineMs?: number | undefined
@@ -28,6 +29,7 @@ export interface Downloaded<T> {
   content: ReadableStream<Uint8Array> | undefined
 }
 
+/** A daemon's local API from TypeScript: any route of `ROUTES`. */
 export interface ApiClient {
   readonly url: string
   /** Calls a route of `ROUTES`. Rejects with the daemon's fault, `daemon_unreachable` or `timeout`. */
@@ -49,6 +51,7 @@ export interface ApiClient {
   events(options: { signal: AbortSignal }): AsyncIterable<RunEvent>
 }
 
+/** Where the daemon is, and its token. */
 export interface ApiClientOptions {
   url: string
   token: string
@@ -70,6 +73,7 @@ export function connectDaemon(dataDir: string): ApiClient {
   return createApiClient({ url: file.url, token: readToken(dataDir) })
 }
 
+/** A client of the daemon at `url`. Nothing is sent before the first call. */
 export function createApiClient({ url, token, clock = systemClock }: ApiClientOptions): ApiClient {
   const http: Http = { url, clock, authorization: `Bearer ${token}` }
   return {

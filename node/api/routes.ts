@@ -106,6 +106,7 @@ const NODE_ROUTES = {
   },
 } as const satisfies Record<string, Route>
 
+/** Every route of the local API, by name: what is called through `ApiClient`. */
 export const ROUTES = {
   ...NODE_ROUTES,
   ...NETWORK_ROUTES,

@@ -24,6 +24,7 @@ import {
 import type { Backend } from './runtime.ts'
 import { openWorkerLink, type WorkerLink } from './worker-link.ts'
 
+/** How the embedded engine computes. */
 export interface EngineOptions {
   /** `auto` (default) takes the native build of onnxruntime, or the WebAssembly build when it does not load. */
   backend?: Backend | 'auto'

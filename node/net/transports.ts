@@ -7,6 +7,7 @@ import type { Puncher } from '../../src/net/punch.ts'
 import { tcpPuncher } from './tcp-punch.ts'
 import { udpPuncher } from './udp-punch.ts'
 
+/** TCP and WebSocket. */
 export function nodeTransports(): TransportFactories {
   // On both sides, or replies of some hundred bytes wait 40 ms for Nagle's algorithm.
   return [tcp({ dialOpts: { noDelay: true }, listenOpts: { noDelay: true } }), webSockets()]

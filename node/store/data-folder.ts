@@ -10,6 +10,7 @@ import { openIdentityFile, openTokenFile } from './secret-file.ts'
 import { openSqliteRecords } from './sqlite-records.ts'
 import { storageFault } from './storage-fault.ts'
 
+/** An open data folder. */
 export interface DataFolder {
   readonly path: string
   readonly identity: Identity

@@ -46,6 +46,7 @@ import type { RpcService } from './rpc.ts'
 import { nameWire, NO_COUNTS, wireOf } from './wire.ts'
 import type { Caps } from './wire.ts'
 
+/** What a network is made of; only identity, transports and listen addresses are needed. */
 export interface NetworkOptions extends ConnectivityOptions {
   identity: Identity
   transports: TransportFactories

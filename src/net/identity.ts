@@ -9,6 +9,7 @@ import type { PrivateKey } from '@libp2p/interface'
 import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
 import { ShoalError } from '../errors.ts'
 
+/** The Ed25519 key of a node, and the peer id that is made of it. */
 export interface Identity {
   readonly peerId: string
   readonly privateKey: PrivateKey

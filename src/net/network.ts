@@ -13,6 +13,7 @@ import type { RelayLimits, RelayUse } from './relay-server.ts'
  */
 export type NetworkReachability = 'unknown' | 'public' | 'mapped' | 'punchable' | 'relay-only'
 
+/** An open connection to another peer. */
 export interface Link {
   peer: string
   address: string
@@ -85,6 +86,7 @@ export interface Discovery {
   find(cid: CID, options?: { signal?: AbortSignal; deadlineMs?: number }): AsyncIterable<string>
 }
 
+/** The mesh as the rest of a node sees it: bytes, peers and content, no training. */
 export interface Network {
   readonly identity: Identity
   readonly peerId: string

@@ -21,8 +21,10 @@ export const SERVICE_NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/
 
 /** Pieces of the reply, made as they are read; bytes alone are a reply of one piece. */
 export type ServiceReply = Uint8Array | AsyncIterable<Uint8Array>
+/** Answers requests to one service. */
 export type ServiceHandler = (request: Uint8Array, context: RpcContext) => Promise<ServiceReply>
 
+/** Calls between the programs that run beside the nodes: named services, unary or streamed replies. */
 export interface Services {
   /** One handler per name; returns the function that removes it. Throws `conflict`, `limit_exceeded`. */
   serve(service: string, handler: ServiceHandler): () => void

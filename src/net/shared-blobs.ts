@@ -17,6 +17,7 @@ import type { RecordStore } from '../store/record-store.ts'
 import type { BlobExchange } from './blobs.ts'
 import type { Network } from './network.ts'
 
+/** Content that this node shares by its CID. */
 export interface SharedBlob {
   cid: string
   bytes: number
@@ -24,12 +25,14 @@ export interface SharedBlob {
   provided: boolean
 }
 
+/** Shared content that is being read. */
 export interface OpenBlob {
   bytes: number
   /** Fetched from peers as it is read, as far as it is not here. */
   content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>
 }
 
+/** Content shared by its CID beside any run, of up to `LIMITS.sharedBlobBytes`. */
 export interface SharedBlobs {
   /** Stores and keeps the content. Throws `body_too_large` above `LIMITS.sharedBlobBytes`. */
   put(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<SharedBlob>

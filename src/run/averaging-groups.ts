@@ -29,6 +29,7 @@ import { slicesInTurns } from './slices.ts'
 
 export const AVERAGING_CODECS = averagingSchema.shape.parametersCodec.unwrap().options
 
+/** What a peer gives to one round of a group. */
 export interface AverageInput {
   group: string
   /** Counts up; what a group gives to one round is averaged together. */
@@ -46,12 +47,14 @@ export interface AverageInput {
   codec: Averaging['parametersCodec']
 }
 
+/** The result of one average. */
 export interface Average {
   parameters: Float32Array
   /** Peers whose vectors are in it, ordered. */
   peers: string[]
 }
 
+/** Averages of tensors beside any run, among the peers that give to a group of one name. */
 export interface AveragingGroups {
   /**
    * Throws `timeout` when too few peers came, `conflict` for a round that is past or under way, `limit_exceeded` for

@@ -20,6 +20,7 @@ export const loggedEventSchema = z.object({
   timeMs: z.number(),
   event: runEventSchema,
 })
+/** An event of a run with its number and time. */
 export type LoggedEvent = z.infer<typeof loggedEventSchema>
 
 export interface EventLog {

@@ -19,6 +19,7 @@ export const historyStepSchema = z.object({
     bytesReceived: true,
   }).shape,
 })
+/** What an outer step came to. */
 export type HistoryStep = z.infer<typeof historyStepSchema>
 
 export const runHistorySchema = z.object({
@@ -31,6 +32,7 @@ export const runHistorySchema = z.object({
     z.object({ timeMs: z.number(), peer: z.string(), change: z.enum(['joined', 'left']) }),
   ),
 })
+/** The course of a run as far as this node has seen it. */
 export type RunHistory = z.infer<typeof runHistorySchema>
 
 /** Members that came or went that a history tells of; a swarm under churn has thousands. */

@@ -247,6 +247,7 @@ export const manifestSchema = z
     path: ['data'],
     error: 'a gpt has data, an external model has none',
   })
+/** The immutable definition of a run: its CID is the id of the run. */
 export type Manifest = z.infer<typeof manifestSchema>
 
 /**
@@ -350,5 +351,7 @@ export const runSpecSchema = z
   })
   .superRefine(refuseFailing)
   .superRefine(checkSources)
+/** What a run is created from, with all defaults in place. */
 export type RunSpec = z.infer<typeof runSpecSchema>
+/** What a run is created from, as people write it: only `data` is needed. */
 export type RunSpecInput = z.input<typeof runSpecSchema>

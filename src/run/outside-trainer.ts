@@ -25,12 +25,14 @@ export interface LocalStep {
   innerSteps: number
 }
 
+/** What a script has done of its outer step so far. */
 export interface LocalProgress {
   innerStep?: number | undefined
   loss?: number | undefined
   tokens?: number | undefined
 }
 
+/** Outer parameters, and the outer step that starts from them. */
 export interface OuterParameters {
   /** The outer step that starts from them; the run's last plus 1 when there is none. */
   outerStep: number

@@ -13,6 +13,7 @@ import { MANIFEST_VERSION, manifestSchema, type Manifest } from './manifest.ts'
 
 const DAG_CBOR = 0x71
 
+/** A run, and peers that know it. */
 export interface RunLink {
   id: string
   /** Multiaddrs of peers to ask first. */
@@ -54,6 +55,7 @@ export function parseRunId(text: string): CID {
   }
 }
 
+/** The link that lets others join a run: `shoal:<run id>?peer=<multiaddr>…`. */
 export function formatRunLink({ id, peers }: RunLink): string {
   const query = peers.map((peer) => `peer=${peer}`).join('&')
   return query === '' ? `shoal:${id}` : `shoal:${id}?${query}`

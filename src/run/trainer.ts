@@ -8,6 +8,7 @@ import type { Dataset } from '../data/dataset.ts'
 import type { Schema } from '../tensor/schema.ts'
 import type { InnerOptimizer, ModelSpec } from './manifest.ts'
 
+/** What a trainer needs to know of a run. */
 export interface TrainerSpec {
   model: ModelSpec
   /** Sequences per inner step; each is `model.context` tokens long. */
@@ -54,6 +55,7 @@ export interface InnerStepsResult {
   loss: number
 }
 
+/** Whoever does the inner steps of a run: a model with its local parameters and its inner optimizer. */
 export interface Trainer {
   readonly schema: Schema
   /** A copy of the local parameters, `schema.size` elements. */
@@ -83,8 +85,10 @@ export type RunTrainer = Omit<Trainer, 'evaluate'> & {
 
 /** Who does the inner steps of a run on this node: the embedded engine, or a process that speaks to the local API. */
 export const TRAINER_KINDS = ['embedded', 'outside'] as const
+/** The embedded engine, or an outside process. */
 export type TrainerKind = (typeof TRAINER_KINDS)[number]
 
+/** Where trainers are opened: the embedded one runs in a worker thread. */
 export interface Engine {
   /** Which backend was chosen and why, for people: `native`, or `wasm` with a reason. */
   readonly backend: string

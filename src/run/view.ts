@@ -50,6 +50,7 @@ export const checkpointViewSchema = z.object({
   /** Whether it is the product of the final merge. */
   final: z.boolean(),
 })
+/** A checkpoint that this node holds. */
 export type CheckpointView = z.infer<typeof checkpointViewSchema>
 
 export const runViewSchema = z.object({
@@ -86,6 +87,7 @@ export const runViewSchema = z.object({
   parametersHash: z.string().nullable(),
   error: z.object({ code: z.string(), message: z.string() }).nullable(),
 })
+/** How a run stands on this node. */
 export type RunView = z.infer<typeof runViewSchema>
 
 /** An entry of `run list`: own runs and public ones found through the DHT. */
@@ -101,6 +103,7 @@ export const runListingSchema = z.object({
   /** Peers that told of it. */
   sources: z.array(z.string()),
 })
+/** A run in a list: own, or found through the DHT. */
 export type RunListing = z.infer<typeof runListingSchema>
 
 /** Domain events: data, no prose. The same objects go to the log, to SSE and to the event history. */
@@ -148,4 +151,5 @@ export const runEventSchema = z.discriminatedUnion('type', [
     message: z.string(),
   }),
 ])
+/** What happens in a run: data, no prose. */
 export type RunEvent = z.infer<typeof runEventSchema>

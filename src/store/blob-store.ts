@@ -1,6 +1,7 @@
 /** Content-addressed bytes: a blob is at most `LIMITS.blobBytes` long and is named by the CID of its sha-256. */
 import type { CID } from 'multiformats/cid'
 
+/** Where blobs are kept: bytes named by their CID. */
 export interface BlobStore {
   has(cid: CID): Promise<boolean>
   /** The bytes, verified against the CID; undefined when absent or found corrupt (then it is also dropped). */

@@ -20,9 +20,12 @@ export async function handOver(run: RunContext, life: Promise<void>): Promise<vo
   const endsSoon = run.progress.status === 'training' && run.outside === undefined
   if (endsSoon) await unlessLate(life, deadline)
   await unlessLate(publishRecord(run, true), clock.deadline(FAREWELL_MS, 'saying goodbye'))
-  const isAlone = run.membership.others().length === 0
-  while (!isAlone && !deadline.aborted && clock.now() - lastNeededMs(run) < QUIET_MS)
-    await unlessLate(clock.sleep(LOOK_AGAIN_MS), deadline)
+  if (run.membership.others().length > 0) await unlessLate(untilQuiet(run, deadline), deadline)
+}
+
+async function untilQuiet(run: RunContext, signal: AbortSignal): Promise<void> {
+  const { clock } = run
+  while (clock.now() - lastNeededMs(run) < QUIET_MS) await clock.sleep(LOOK_AGAIN_MS, signal)
 }
 
 /** What fails or comes too late is not worth staying for. */

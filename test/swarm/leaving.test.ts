@@ -63,8 +63,7 @@ test('who leaves in the middle of a step contributes what it has done of it, and
   const engine = await createEngine({ backend: 'native', threads: 1 })
   try {
     // An outer step takes a second.
-    for (const index of [0, 1])
-      await swarm.add(index, memoryStores(), createSlowEngine(engine, 50))
+    for (const index of [0, 1]) await swarm.add(index, memoryStores(), createSlowEngine(engine, 50))
     const [first, second] = swarm.nodes
     if (first === undefined || second === undefined) throw new Error('two nodes')
     const { id } = await first.createRun(

@@ -1,6 +1,8 @@
 /** All that a daemon keeps on disk, in one folder of which it is the only user. */
+import { existsSync, statSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { ShoalError } from '../../src/errors.ts'
 import type { Logger } from '../../src/log.ts'
 import type { Identity } from '../../src/net/identity.ts'
 import type { BlobStore } from '../../src/store/blob-store.ts'
@@ -33,8 +35,17 @@ export async function openDataFolder(path: string, logger: Logger): Promise<Data
   } catch (error) {
     throw storageFault(error, path)
   }
+  const database = join(path, 'shoal.db')
+  // SQLite takes a file without a byte for a new database; here it is one that was lost.
+  const isLost = existsSync(join(path, 'identity.key')) && sizeOf(database) === 0
+  if (isLost) {
+    throw new ShoalError(
+      'state_corrupt',
+      `${database} is damaged (it is empty); restore it from a backup, or remove it to start afresh`,
+    )
+  }
   // First, because its lock keeps a second daemon from the other files.
-  const records = openSqliteRecords(join(path, 'shoal.db'))
+  const records = openSqliteRecords(database)
   try {
     const blobs = await openFileBlobs(join(path, 'blobs'), logger)
     const identity = await openIdentityFile(path)
@@ -44,4 +55,9 @@ export async function openDataFolder(path: string, logger: Logger): Promise<Data
     records.close()
     throw error
   }
+}
+
+/** Undefined of a file that is not there. */
+function sizeOf(path: string): number | undefined {
+  return statSync(path, { throwIfNoEntry: false })?.size
 }

@@ -77,6 +77,23 @@ describe('data folder', () => {
     again.close()
   })
 
+  test('a database that has lost all its bytes is told, and a removed one starts afresh', async () => {
+    const path = join(temporaryFolder(), 'shoal')
+    const first = await openDataFolder(path, silentLogger)
+    await first.records.put('a', Uint8Array.of(6))
+    first.close()
+    writeFileSync(join(path, 'shoal.db'), '')
+    await expect(openDataFolder(path, silentLogger)).rejects.toMatchObject({
+      code: 'state_corrupt',
+      message: expect.stringMatching(/shoal\.db is damaged \(it is empty\); [^\n]*remove it/),
+    })
+    rmSync(join(path, 'shoal.db'))
+    const again = await openDataFolder(path, silentLogger)
+    expect(again.identity.peerId).toBe(first.identity.peerId)
+    expect(await again.records.get('a')).toBeUndefined()
+    again.close()
+  })
+
   test('secrets that came with a wide mode are closed again', async () => {
     const path = join(temporaryFolder(), 'shoal')
     const first = await openDataFolder(path, silentLogger)

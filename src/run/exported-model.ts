@@ -1,12 +1,15 @@
 /**
- * A checkpoint as a Hugging Face style folder, and back: `config.json`, `model.safetensors`, `tokenizer.json` (char
- * level; the byte level needs none), `README.md`.
+ * A checkpoint as a Hugging Face style folder, and back: `config.json`, `model.safetensors`, `tokenizer.json` and
+ * `tokenizer_config.json` (char level; the byte level needs none), `README.md`.
  *
- * `tokenizer.json` is in the format of the `tokenizers` library: one token per character, by position in the vocabulary.
+ * The built-in model is GPT-2 in names, shapes and arithmetic, so that is what the folder says: `from_pretrained` of the
+ * transformers library loads it. `tokenizer.json` is in the format of the tokenizers library: one token per character, by
+ * position in the vocabulary.
  */
 import { utf8ToBytes } from '@noble/hashes/utils.js'
 import { z } from 'zod'
 import { ShoalError } from '../errors.ts'
+import { LAYER_NORM_EPSILON } from '../model/normalization.ts'
 import { writeSafetensors } from '../tensor/safetensors.ts'
 import {
   modelSpecSchema,
@@ -42,13 +45,25 @@ export function exportModel(
     { name: 'model.safetensors', ...tensors },
     textFile('README.md', cardOf(manifest, from)),
   ]
-  if (tokenizer?.kind === 'char')
-    files.push(textFile('tokenizer.json', json(tokenizerFileOf(tokenizer.vocabulary))))
+  if (tokenizer?.kind === 'char') {
+    files.push(
+      textFile('tokenizer.json', json(tokenizerFileOf(tokenizer.vocabulary))),
+      textFile('tokenizer_config.json', json(TOKENIZER_CONFIG)),
+    )
+  }
   return files
 }
 
+/** Names of activations in the transformers library. */
+const ACTIVATIONS = { 'relu-squared': 'relu2', gelu: 'gelu' } as const
+/** Else a class is guessed that expects GPT-2's own vocabulary. */
+const TOKENIZER_CONFIG = {
+  tokenizer_class: 'PreTrainedTokenizerFast',
+  clean_up_tokenization_spaces: false,
+}
+
 const configSchema = z.object({
-  model_type: z.literal('shoal-gpt'),
+  model_type: z.literal('gpt2'),
   n_layer: z.number(),
   n_head: z.number(),
   n_embd: z.number(),
@@ -81,7 +96,7 @@ export function importModel(
     embedding: parsed.n_embd,
     context: parsed.n_positions,
     vocabulary: parsed.vocab_size,
-    activation: parsed.activation_function,
+    activation: activationNamed(parsed.activation_function),
   })
   if (!model.success) throw invalid('config.json', model.error)
   if (parsed.tokenizer_kind === 'byte') return { model: model.data, tokenizer: { kind: 'byte' } }
@@ -103,17 +118,29 @@ export function importModel(
   return { model: model.data, tokenizer: tokenizer.data }
 }
 
+/** What the built-in model does not have, such as the approximate gelu of the first GPT-2, keeps its name. */
+function activationNamed(name: string): string {
+  return Object.entries(ACTIVATIONS).find(([, known]) => known === name)?.[0] ?? name
+}
+
 function configOf({ model, data, name }: Manifest, from: ExportedFrom): Record<string, unknown> {
   if (model.kind === 'external') return { model_type: 'external', shoal: { name, ...from } }
   return {
-    architectures: ['ShoalGpt'],
-    model_type: 'shoal-gpt',
+    architectures: ['GPT2LMHeadModel'],
+    model_type: 'gpt2',
     n_layer: model.layers,
     n_head: model.heads,
     n_embd: model.embedding,
     n_positions: model.context,
     vocab_size: model.vocabulary,
-    activation_function: model.activation,
+    activation_function: ACTIVATIONS[model.activation],
+    layer_norm_epsilon: LAYER_NORM_EPSILON,
+    attn_pdrop: 0,
+    embd_pdrop: 0,
+    resid_pdrop: 0,
+    // GPT-2's own is a token that this vocabulary does not have.
+    bos_token_id: null,
+    eos_token_id: null,
     tie_word_embeddings: true,
     torch_dtype: 'float32',
     tokenizer_kind: data?.tokenizer.kind,
@@ -130,7 +157,7 @@ function tokenizerFileOf(vocabulary: readonly string[]): Record<string, unknown>
     normalizer: null,
     pre_tokenizer: {
       type: 'Split',
-      pattern: { Regex: '(?s).' },
+      pattern: { Regex: '[\\s\\S]' },
       behavior: 'Isolated',
       invert: false,
     },
@@ -151,7 +178,7 @@ function cardOf({ name, model }: Manifest, { run, checkpoint, outerStep }: Expor
     : `A character or byte level GPT (${model.layers} layers, ${model.heads} heads, width ${model.embedding}, context ${model.context})`
   const use = isExternal
     ? '`config.json` of the model itself is not part of this folder: it stays with its trainers.'
-    : 'Continue a text with it: `shoal sample . --prompt "…"`'
+    : 'Continue a text with it: `shoal sample . --prompt "…"`. It is a GPT-2: `AutoModelForCausalLM.from_pretrained(folder)`.'
   return `---
 library_name: shoal
 ---

@@ -65,6 +65,7 @@ describe('exported folder', () => {
       'config.json',
       'model.safetensors',
       'tokenizer.json',
+      'tokenizer_config.json',
     ])
     const { model, tokenizer } = importModel(
       text(files.get('config.json')),
@@ -77,6 +78,29 @@ describe('exported folder', () => {
       gptSchema(model),
     )
     expect(parameters).toEqual(initialParameters(manifest.model, 'seed'))
+  })
+
+  test('says that it is a GPT-2, with all in which it differs from the defaults of that', async () => {
+    const config = async (activation: ModelSpec['activation']): Promise<unknown> => {
+      const files = await folder({ ...manifest, model: { ...manifest.model, activation } })
+      return JSON.parse(text(files.get('config.json')))
+    }
+    expect(await config('relu-squared')).toMatchObject({
+      model_type: 'gpt2',
+      architectures: ['GPT2LMHeadModel'],
+      activation_function: 'relu2',
+      vocab_size: vocabulary.length,
+      resid_pdrop: 0,
+      eos_token_id: null,
+      tie_word_embeddings: true,
+    })
+    expect(await config('gelu')).toMatchObject({ activation_function: 'gelu' })
+  })
+
+  test('of the first GPT-2 itself is refused: its gelu is another', async () => {
+    const files = await folder(manifest)
+    const config = text(files.get('config.json')).replace('relu2', 'gelu_new')
+    expect(() => importModel(config, text(files.get('tokenizer.json')))).toThrow(/activation/)
   })
 
   test('of a model that only its trainers know has its tensors and no tokenizer', async () => {

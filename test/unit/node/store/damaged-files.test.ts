@@ -97,7 +97,7 @@ test.each(['a flipped bit', 'a truncated file'])(
     expect(await readState(whole)).toBe(true)
     const random = seededRandom(damage)
     const told = new Set<string>()
-    for (let times = 0; times < 120; times++) {
+    for (let times = 0; times < 60; times++) {
       const folder = join(temporaryFolder(), 'copy')
       mkdirSync(folder)
       cpSync(whole, folder, { recursive: true })

@@ -24,7 +24,7 @@ const USAGE = `npm run bench -- convergence [options]
 Trains swarms in one process with the real engine and outer step, and holds their losses against the bars.
 
   --quick             under a minute: exactness, direction, message size, consensus
-  --more              other bars: failing peers, skewed data, exchange beside training, fragments
+  --more              other bars: failing peers, skewed data, overlap, fragments, liars
   --full              everything, also 16 peers for 2000 steps, and a second seed
   --only BARS         some of the bars, such as b3,b4; also of --more
   --seeds N           average the losses over N seeds

@@ -20,6 +20,7 @@ import { exactness } from './exactness.ts'
 import type { Finding } from './finding.ts'
 import { churnBars } from './churn-bars.ts'
 import { overlapBars } from './overlap-bars.ts'
+import { defenceBars } from './defence-bars.ts'
 import { excess, meanOf, type Bar } from './comparison.ts'
 import type { SimulationPool, SwarmCase } from './simulation-pool.ts'
 
@@ -230,7 +231,7 @@ export function barsOf(scope: Scope): Bar[] {
   const exact: Bar = { id: 'B2', measure: exactness }
   const agreeing: Bar = { id: 'B10', measure: consensus }
   if (scope === 'quick') return [exact, ...directionBars(), agreeing]
-  const more = [...churnBars(), ...overlapBars()]
+  const more = [...churnBars(), ...overlapBars(), ...defenceBars()]
   if (scope === 'more') return more
   const inFull = <T>(...targets: T[]): T[] => (scope === 'full' ? targets : [])
   const pairsOf4 = { peers: 4, groupSize: 2 }

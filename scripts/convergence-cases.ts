@@ -82,3 +82,18 @@ export const adverse = (
   ]
   return { ...plain, name: [plain.name, ...what].join(', '), churn, sharded }
 }
+
+/** Gossip with or without defence, among honest peers or with liars: a share of the peers, and how loud they are. */
+export const attacked = (
+  peers: number,
+  defence: 'none' | 'robust',
+  attackers?: { share: number; scale: number },
+): SwarmCase => {
+  const what = [
+    groupName(4),
+    ...(defence === 'none' ? [] : ['robust']),
+    ...(attackers ? [`${100 * attackers.share} % flip the sign x${attackers.scale}`] : []),
+  ]
+  const swarm = caseOf(what.join(', '), gossipOf(4, { defence }), peers, SHORT)
+  return attackers === undefined ? swarm : { ...swarm, attackers }
+}

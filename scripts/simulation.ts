@@ -19,6 +19,7 @@ import {
   joinContributions,
   type Contribution,
 } from '../src/run/contribution.ts'
+import { createDefence, type Defence } from '../src/run/defence.ts'
 import { weightsOf } from '../src/run/early-weights.ts'
 import type { Averaging } from '../src/run/manifest.ts'
 import {
@@ -35,10 +36,11 @@ import {
   sendsWeightsEarly,
   type InnerWork,
 } from '../src/run/overlap.ts'
+import { shuffledMembers } from '../src/run/partners.ts'
 import type { Engine, Trainer, TrainerSpec } from '../src/run/trainer.ts'
 import { float32Bytes } from '../src/tensor/float32-bytes.ts'
 import { schemaHash } from '../src/tensor/schema.ts'
-import { subtract } from '../src/tensor/vector.ts'
+import { scaleInPlace, subtract } from '../src/tensor/vector.ts'
 import { simulateRound, type SimulatedRound } from './simulated-round.ts'
 
 /** What the swarms that are compared have in common. */
@@ -72,6 +74,8 @@ export interface SimulationCase {
    * comes back as a newcomer with the parameters of another. At least one peer does not.
    */
   churn?: number
+  /** Peers that give their pseudo-gradient so many times, against its direction. What is measured leaves them out. */
+  attackers?: { share: number; scale: number }
 }
 
 export interface SimulationFigures {
@@ -109,6 +113,9 @@ interface SimulatedPeer {
   tokens: number
   /** Done of the next outer step beside the last round. */
   ahead: InnerWork
+  /** What its pseudo-gradient is multiplied by for others: 1 of an honest peer. */
+  honesty: number
+  defence: Defence | undefined
 }
 
 /** Trains the swarm and measures it. Rejects with the signal's reason when aborted. */
@@ -131,7 +138,14 @@ export async function simulate(
           ? initialOuterState(method.averaging, initial.slice())
           : { parameters: initial.slice(), momentum: new Float32Array(initial.length) }
       const newcomer = await trainer.exportOptimizer()
-      peers.push({ name: streams.join(' '), trainer, outer, newcomer, tokens: 0, ahead: NO_WORK })
+      const self = streams.join(' ')
+      const evaluate: Trainer['evaluate'] = (evaluation) => trainer.evaluate(evaluation)
+      const options = { self, run: simulated.seed, evaluate, clock: systemClock }
+      const isRobust = method.kind === 'averaging' && method.averaging.defence === 'robust'
+      const defence = isRobust ? createDefence(options) : undefined
+      const honesty = attackersOf(simulated).has(self) ? -(simulated.attackers?.scale ?? 1) : 1
+      const state = { outer, newcomer, tokens: 0, ahead: NO_WORK }
+      peers.push({ name: self, trainer, honesty, defence, ...state })
     }
     let messageBytes = 0
     for (let outerStep = 0; outerStep < simulated.outerSteps; outerStep++) {
@@ -154,9 +168,10 @@ export async function simulate(
     if (method.kind !== 'averaging') {
       for (const { trainer, outer } of peers) outer.parameters.set(await trainer.readParameters())
     }
+    const honest = peers.filter(({ honesty }) => honesty === 1)
     return {
-      figures: { ...(await measure(peers, setup, signal)), messageBytes },
-      replicas: peers.map(({ outer }) => outer.parameters),
+      figures: { ...(await measure(honest, setup, signal)), messageBytes },
+      replicas: honest.map(({ outer }) => outer.parameters),
     }
   } finally {
     await Promise.all(peers.map(({ trainer }) => trainer.close()))
@@ -167,6 +182,12 @@ function shardOf({ shards }: SimulationSetup, index: number): Dataset {
   const shard = shards?.[index % shards.length]
   if (shard === undefined) throw new ShoalError('internal', 'a sharded case needs shards')
   return shard
+}
+
+/** Names of the peers that lie. */
+function attackersOf({ peers, seed, attackers }: SimulationCase): ReadonlySet<string> {
+  const count = Math.round(peers * (attackers?.share ?? 0))
+  return new Set(shuffledMembers(`attackers of ${seed}`, 0, peerNames(peers)).slice(0, count))
 }
 
 /** The peers that do not fail in the round of an outer step. */
@@ -241,19 +262,26 @@ async function averageOnce(
   const range = exchangedRange(schedule, outerStep, elements)
   const given: Contribution[] = []
   const locals = new Map<string, Float32Array>()
+  /** What attackers use for themselves. */
+  const truths = new Map<string, Contribution>()
   for (const peer of alive) {
     const local = await peer.trainer.readParameters()
     locals.set(peer.name, local)
-    given.push(await contribute(peer, local, { averaging, run, outerStep, range }))
+    const own = { averaging, run, outerStep, range }
+    given.push(await contribute(peer, local, own, peer.honesty))
+    if (peer.honesty !== 1) truths.set(peer.name, await contribute(peer, local, own, 1))
   }
   const members = peers.map(({ name }) => name)
   const combined = await simulateRound({ ...round, members, contributions: given })
   for (const peer of alive) {
     const { name, outer, trainer } = peer
     await trainAhead(peer, outerStep + 1, schedule, signal)
-    const contributions = combined.get(name) ?? []
-    const swarm = peers.length
-    await applyRound({ averaging, outer, self: name, contributions, swarm }, systemClock)
+    const contributions = (combined.get(name) ?? []).map((each) =>
+      each.peer === name ? (truths.get(name) ?? each) : each,
+    )
+    const judged = await peer.defence?.judge({ outer, outerStep, contributions }, signal)
+    const update = { averaging, outer, self: name, swarm: peers.length, factors: judged?.factors }
+    await applyRound({ ...update, contributions: judged?.accepted ?? contributions }, systemClock)
     const noted = locals.get(name) ?? outer.parameters
     const local = peer.ahead.steps === 0 ? noted : await trainer.readParameters()
     await applyCorrection({ noted, local, outer: outer.parameters, range }, systemClock)
@@ -279,12 +307,14 @@ async function contribute(
   { name, trainer, outer, tokens }: SimulatedPeer,
   local: Float32Array,
   round: Pick<OwnUpdate, 'averaging' | 'run' | 'outerStep' | 'range'>,
+  honesty: number,
 ): Promise<Contribution> {
   const own = { ...round, outer, peer: name, schemaHash: schemaHash(trainer.schema) }
   const weights = sendsWeightsEarly(round.averaging)
     ? await weightsOf({ ...own, parameters: outer.parameters }, systemClock)
     : undefined
   const pseudoGradient = subtract(outer.parameters, local)
+  if (honesty !== 1) scaleInPlace(pseudoGradient, honesty)
   const given = await contributionOf({ ...own, weight: tokens, pseudoGradient }, systemClock)
   return weights === undefined ? given : joinContributions(given, weights)
 }

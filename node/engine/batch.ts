@@ -14,8 +14,8 @@ export interface Batch {
   /** Tokens of one batch. */
   readonly tokens: number
   fillTraining(position: BatchPosition): void
-  /** Batch `index` of `batches` spread evenly over the validation tokens. */
-  fillValidation(index: number, batches: number): void
+  /** Batch `index` of `batches` spread evenly over the validation tokens, or drawn from them by a name. */
+  fillValidation(index: number, batches: number, sample?: string): void
   /** Runs a program on the batch and reads its loss. */
   lossOf(program: BoundProgram): Promise<number>
 }
@@ -44,10 +44,10 @@ export function createBatch({ model, batchSequences: sequences, dataset }: Train
       const size = { tokens: dataset.train.length, context, sequences }
       fill(dataset.train, trainingWindows(position, size))
     },
-    fillValidation(index, batches) {
+    fillValidation(index, batches, sample) {
       const { validation } = dataset
       const count = batches * sequences
-      const windows = validationWindows({ tokens: validation.length, context, count })
+      const windows = validationWindows({ tokens: validation.length, context, count }, sample)
       fill(validation, windows.subarray(index * sequences, (index + 1) * sequences))
     },
     async lossOf(program) {

@@ -137,7 +137,7 @@ function createTrainer(
         const task = { kind: 'innerSteps', trainer, outerStep, ...range } as const
         return link.call(task, innerStepsResultSchema, options)
       }),
-    evaluate: ({ parameters, batches = EVALUATION_BATCHES, signal } = {}) =>
+    evaluate: ({ parameters, batches = EVALUATION_BATCHES, sample, signal } = {}) =>
       enqueue(async () => {
         const target = parameters === undefined ? 'local' : 'evaluated'
         if (parameters !== undefined) {
@@ -145,7 +145,8 @@ function createTrainer(
           await write(link, trainer, target, parameters)
         }
         const options = { signal: orClosing(signal) }
-        return link.call({ kind: 'evaluate', trainer, target, batches }, evaluationSchema, options)
+        const task = { kind: 'evaluate', trainer, target, batches, sample } as const
+        return link.call(task, evaluationSchema, options)
       }),
     exportOptimizer: () =>
       enqueue(() => link.call({ kind: 'exportOptimizer', trainer }, optimizerStateSchema)),

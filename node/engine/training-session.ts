@@ -36,8 +36,7 @@ export interface TrainingSession {
   write(target: Target, offset: number, values: Float32Array): void
   /** Parameters written to be evaluated are dropped afterwards. */
   evaluate(
-    target: Target,
-    batches: number,
+    evaluation: { target: Target; batches: number; sample?: string | undefined },
     signal: AbortSignal,
   ): Promise<{ loss: number; tokens: number }>
   exportOptimizer(): Uint8Array<ArrayBuffer>
@@ -89,7 +88,7 @@ export async function openTrainingSession(
       }
       return { steps: done, tokens: done * tokensPerStep, loss: done === 0 ? 0 : total / done }
     },
-    async evaluate(target, batches, signal) {
+    async evaluate({ target, batches, sample }, signal) {
       const parameters = target === 'local' ? vectors.parameters : evaluated
       evaluated = undefined
       if (parameters === undefined) throw new ShoalError('internal', 'nothing to evaluate')
@@ -99,7 +98,7 @@ export async function openTrainingSession(
       let total = 0
       for (let index = 0; index < batches; index += 1) {
         await yieldTo(signal)
-        batch.fillValidation(index, batches)
+        batch.fillValidation(index, batches, sample)
         total += await batch.lossOf(computeLoss)
       }
       return { loss: total / batches, tokens: batches * batch.tokens }

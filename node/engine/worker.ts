@@ -43,7 +43,7 @@ async function perform(
       return sessionOf(task.trainer).innerSteps(task, { signal, enough, onProgress })
     }
     case 'evaluate':
-      return sessionOf(task.trainer).evaluate(task.target, task.batches, signal)
+      return sessionOf(task.trainer).evaluate(task, signal)
     case 'exportOptimizer':
       return sessionOf(task.trainer).exportOptimizer()
     case 'importOptimizer':

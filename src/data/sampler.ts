@@ -24,17 +24,19 @@ export function trainingWindows(
   return Uint32Array.from({ length: sequences }, () => random.integer(starts))
 }
 
-/** First tokens of `count` windows spread evenly over `tokens` validation tokens, from the first to the last. */
-export function validationWindows({
-  tokens,
-  context,
-  count,
-}: {
-  tokens: number
-  context: number
-  count: number
-}): Uint32Array {
+/**
+ * First tokens of `count` windows of `tokens` validation tokens: spread evenly from the first to the last, or drawn by
+ * the name `sample`.
+ */
+export function validationWindows(
+  { tokens, context, count }: { tokens: number; context: number; count: number },
+  sample?: string,
+): Uint32Array {
   const last = startsOf(tokens, context) - 1
+  if (sample !== undefined) {
+    const random = seededRandom('validation', sample)
+    return Uint32Array.from({ length: count }, () => random.integer(last + 1))
+  }
   return Uint32Array.from({ length: count }, (_, i) =>
     count === 1 ? 0 : Math.floor((i * last) / (count - 1)),
   )

@@ -83,6 +83,8 @@ export const averagingSchema = z.strictObject({
   overlapSteps: z.number().int().min(0).max(100_000).optional(),
   /** All-reduce runs: each outer step exchanges one of so many fragments of the parameters in turn; 1 when left out. */
   fragments: z.number().int().min(1).max(64).optional(),
+  /** `robust`: each peer tests and clips what others bring (see `defence.ts`); none when left out. */
+  defence: z.enum(['none', 'robust']).optional(),
 })
 export type Averaging = z.infer<typeof averagingSchema>
 
@@ -156,6 +158,12 @@ function refuseSchedules(
   }
   if (overlapSteps > 0 && model.kind === 'external') {
     refuse('overlapSteps', 'an outside trainer does whole outer steps: leave it out')
+  }
+  if (averaging.defence === 'robust' && (rule !== 'gossip-diloco' || model.kind === 'external')) {
+    refuse(
+      'defence',
+      "the tests need pseudo-gradients, weights and held-out text: use rule 'gossip-diloco' and a gpt, or leave it out",
+    )
   }
   if (fragments > 1 && rule !== 'diloco') {
     refuse(

@@ -6,7 +6,7 @@
  * the de-quantised values of an agreed set in peer-id order, so that those who merged together end bit-identical and
  * make the same checkpoint CID.
  */
-import { weightedMean } from '../optim/combine.ts'
+import { trimmedMean, weightedMean } from '../optim/combine.ts'
 import { LIMITS } from '../limits.ts'
 import { norm, squaredDistance } from '../tensor/vector.ts'
 import { commitState } from './commit.ts'
@@ -24,6 +24,8 @@ import { slicesInTurns } from './slices.ts'
 
 /** Rounds that the final merge may last: it waits for peers that are finishing their last step. */
 const MERGE_PATIENCE = 2
+/** Of the values of a parameter, from either end, that a robust run leaves out. */
+const TRIMMED_SHARE = 1 / 5
 
 /** Groups (without `self`) of the merge's stages for these members. */
 export function mergeGroups(
@@ -104,19 +106,22 @@ export async function exchangeParameters(
   return result.contributions
 }
 
-/** Takes the weighted mean over as outer parameters. Returns the consensus distance before it. */
+/** Takes the weighted mean, or in a robust run that without the extremes, over as outer parameters. Returns the consensus distance before it. */
 export async function applyMean(
   run: ReadyRun,
   contributions: readonly Contribution[],
   weights: readonly number[],
 ): Promise<number> {
+  const isRobust = run.manifest.averaging.defence === 'robust'
   const mean = new Float32Array(run.elements)
   let squared = 0
   for await (const [from, to] of slicesInTurns(run.elements, run.clock)) {
     const slices = contributions.map((contribution) =>
       decodeSlice(contribution, 'parameters', from),
     )
-    const target = weightedMean(slices, weights, mean.subarray(from, to))
+    const target = mean.subarray(from, to)
+    if (isRobust) target.set(trimmedMean(slices, Math.floor(TRIMMED_SHARE * slices.length)))
+    else weightedMean(slices, weights, target)
     for (const slice of slices) squared += squaredDistance(slice, target) / slices.length
   }
   await run.commit

@@ -7,6 +7,7 @@ import { ShoalError } from '../errors.ts'
 import { isFiniteVector } from '../tensor/vector.ts'
 import { commitState } from './commit.ts'
 import { joinContributions, type Contribution } from './contribution.ts'
+import type { Judgement } from './defence.ts'
 import { sendWeights, withWeights } from './early-weights.ts'
 import { trainBeside, trainInnerSteps, type Trained } from './inner-steps.ts'
 import { applyRound, contributingMoves, contributionOf, takeBack } from './outer-update.ts'
@@ -83,9 +84,14 @@ async function trainAndExchange(run: ReadyRun, signal: AbortSignal): Promise<Ste
   const exchange = weights === undefined ? run.exchange : withWeights(run.exchange, given, weights)
   const sentBefore = bytesSent(run)
   const receivedBefore = bytesReceived(run)
-  const { result, ahead } = await roundBesideTraining(run, { exchange, own, trained }, signal)
-  run.pace.note(result.times)
-  for (const peer of result.unreachable) run.membership.doubt(peer)
+  const { result: round, ahead } = await roundBesideTraining(
+    run,
+    { exchange, own, trained },
+    signal,
+  )
+  run.pace.note(round.times)
+  for (const peer of round.unreachable) run.membership.doubt(peer)
+  const result = await judge(run, round, signal)
   const consensusDistance = await updateOuterState(run, result, own)
   const reconciled = isExact
     ? await standStill(
@@ -172,7 +178,7 @@ async function startFromCorrection(
 /** The outer update of a round. Returns the consensus distance before it, as far as the round can tell. */
 async function updateOuterState(
   run: ReadyRun,
-  { contributions }: RoundResult,
+  { contributions, factors }: JudgedResult,
   own: Contribution,
 ): Promise<number | null> {
   // From here on what the commit of the step before still reads changes in any case.
@@ -184,10 +190,40 @@ async function updateOuterState(
       outer: run.outer,
       self: run.self,
       contributions,
+      factors,
       swarm: run.membership.trainers(run.progress.outerStep).length + 1,
     },
     run.clock,
   )
+}
+
+interface JudgedResult extends RoundResult {
+  factors?: Judgement['factors']
+}
+
+/** The result of a round without what this peer's own tests reject, where the manifest asks for them. */
+async function judge(
+  run: ReadyRun,
+  result: RoundResult,
+  signal: AbortSignal,
+): Promise<JudgedResult> {
+  const { defence, outer, progress, metrics } = run
+  if (defence === undefined) return result
+  const { contributions, partners, reasons, outcome } = result
+  const { outerStep } = progress
+  const judgement = await defence.judge({ outer, outerStep, contributions }, signal)
+  const { accepted, factors, rejected } = judgement
+  for (const { verdict } of rejected) metrics.add('contributions_rejected_total', 1, verdict)
+  const told = rejected.map(({ peer, verdict }) => `${peer.slice(-8)}: rejected (${verdict})`)
+  const left = partners.filter((partner) => accepted.some(({ peer }) => peer === partner))
+  return {
+    ...result,
+    contributions: accepted,
+    factors,
+    partners: left,
+    outcome: outcome === 'averaged' && left.length === 0 ? 'solo' : outcome,
+    reasons: [...reasons, ...told],
+  }
 }
 
 /** Outer minus local parameters (DiLoCo's sign). */

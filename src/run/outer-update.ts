@@ -10,6 +10,7 @@ import {
   plannedSlices,
   type Contribution,
 } from './contribution.ts'
+import type { ClipFactors } from './defence.ts'
 import { errorFeedbackOf, type Averaging } from './manifest.ts'
 import { slicesInTurns } from './slices.ts'
 
@@ -98,6 +99,8 @@ export interface OuterUpdate {
   contributions: readonly Contribution[]
   /** Peers in the swarm, for the estimate. */
   swarm: number
+  /** How much of what others bring counts: see `defence.ts`. */
+  factors?: ReadonlyMap<string, ClipFactors> | undefined
 }
 
 /**
@@ -134,6 +137,8 @@ export async function applyRound(update: OuterUpdate, clock: Clock): Promise<num
         ? decodeSlice(contribution, 'pseudoGradient', from)
         : undefined,
       parameters: hasParameters ? decodeSlice(contribution, 'parameters', from) : undefined,
+      pseudoGradientFactor: update.factors?.get(contribution.peer)?.pseudoGradient,
+      parametersFactor: update.factors?.get(contribution.peer)?.parameters,
     }))
     squaredNorm += sumOfSquares(state.parameters)
     for (const [index, { parameters: theirs }] of group.entries()) {

@@ -13,6 +13,7 @@ import { parseCid } from '../store/content.ts'
 import { catchUp, donors } from './catch-up.ts'
 import { vectorHash } from './checkpoint.ts'
 import { VALIDATION_BATCHES } from './commit.ts'
+import { createDefence } from './defence.ts'
 import { startingStep } from './keep-up.ts'
 import type { Chunked } from './manifest.ts'
 import { initialOuterState } from './outer-update.ts'
@@ -49,7 +50,12 @@ export async function prepareRun(
     await trainer.close()
     throw thrown
   }
-  return Object.assign(run, { trainer, outer })
+  const { evaluate } = trainer
+  const isRobust = run.manifest.averaging.defence === 'robust'
+  const defence = isRobust
+    ? createDefence({ self: run.self, run: run.id, evaluate, clock: run.clock })
+    : undefined
+  return Object.assign(run, { trainer, outer, defence })
 }
 
 /** What the embedded engine needs; undefined for a model or a text that only an outside trainer has. */

@@ -65,11 +65,13 @@ export interface Trainer {
   innerSteps(outerStep: number, options?: InnerStepsOptions): Promise<InnerStepsResult>
   /**
    * Loss in nats per token on `batches` fixed batches spread evenly over the validation tokens (the same for every
-   * caller). Evaluates `parameters` when given, else the local ones; never changes the latter.
+   * caller), or drawn from them by the name `sample`. Evaluates `parameters` when given, else the local ones; never
+   * changes the latter.
    */
   evaluate(options?: {
     parameters?: Float32Array
     batches?: number
+    sample?: string
     signal?: AbortSignal
   }): Promise<{ loss: number; tokens: number }>
   /** Inner-optimizer state (moments and step count) as bytes; what `importOptimizer` takes back. */

@@ -24,6 +24,15 @@ describe('trainingWindows', () => {
     expect(other).not.toEqual(trainingWindows(position, shape))
   })
 
+  test('drawn by a name are others for another name, and the same for the same', () => {
+    const shapeOf = { tokens: 10_000, context: 64, count: 200 }
+    const drawn = validationWindows(shapeOf, 'one')
+    expect(validationWindows(shapeOf, 'one')).toEqual(drawn)
+    expect(validationWindows(shapeOf, 'other')).not.toEqual(drawn)
+    expect(Math.max(...drawn)).toBeLessThanOrEqual(10_000 - 65)
+    expect(Math.max(...drawn)).toBeGreaterThan(9_000)
+  })
+
   test('lie within the tokens, whatever their number', () => {
     fc.assert(
       fc.property(
@@ -71,6 +80,15 @@ describe('validationWindows', () => {
     ])
     expect([...validationWindows({ tokens: 101, context: 60, count: 1 })]).toEqual([0])
     expect([...validationWindows({ tokens: 11, context: 10, count: 3 })]).toEqual([0, 0, 0])
+  })
+
+  test('drawn by a name are others for another name, and the same for the same', () => {
+    const shapeOf = { tokens: 10_000, context: 64, count: 200 }
+    const drawn = validationWindows(shapeOf, 'one')
+    expect(validationWindows(shapeOf, 'one')).toEqual(drawn)
+    expect(validationWindows(shapeOf, 'other')).not.toEqual(drawn)
+    expect(Math.max(...drawn)).toBeLessThanOrEqual(10_000 - 65)
+    expect(Math.max(...drawn)).toBeGreaterThan(9_000)
   })
 
   test('lie within the tokens, whatever their number', () => {

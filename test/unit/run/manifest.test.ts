@@ -78,6 +78,10 @@ describe('what is known to fail is refused in a line that names field and remedy
       "fragments: gossip-diloco sends weights, and weights in turns cost 10 % of the loss: use rule 'diloco' or leave it out",
     ],
     [
+      { defence: 'robust', rule: 'adapt-then-combine' },
+      "defence: the tests need pseudo-gradients, weights and held-out text: use rule 'gossip-diloco' and a gpt, or leave it out",
+    ],
+    [
       { fragments: 64, rule: 'diloco' },
       'fragments: 40 outer steps do not exchange all of them: use fewer',
     ],

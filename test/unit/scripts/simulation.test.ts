@@ -100,6 +100,20 @@ describe('simulated swarm', () => {
     },
   )
 
+  test('with liars measures the honest, whom defence keeps from harm', async () => {
+    const lossOf = async (defence: 'none' | 'robust') => {
+      const method = gossipOf(4, { defence })
+      const attackers = { share: 0.25, scale: 20 }
+      const simulated = { method, peers: 4, outerSteps: OUTER_STEPS, seed: 'seed', attackers }
+      const { figures, replicas } = await simulate(engine, setup, simulated, { signal })
+      expect(replicas).toHaveLength(3)
+      return figures.merged
+    }
+    const [bare, robust] = [await lossOf('none'), await lossOf('robust')]
+    expect(bare).toBeGreaterThan(Math.log(ALPHABET.length))
+    expect(robust).toBeLessThan(Math.log(ALPHABET.length))
+  })
+
   test('gives peers different data when it is sharded', async () => {
     const simulated = { method: gossipOf(2), peers: 4, outerSteps: OUTER_STEPS, seed: 'seed' }
     const { figures } = await simulate(engine, setup, { ...simulated, sharded: true }, { signal })

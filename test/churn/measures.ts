@@ -32,7 +32,7 @@ export interface Summary {
   medianRecoveryMs: number | null
   /** From a kill until every survivor has averaged again. */
   medianNextRoundMs: number | null
-  /** Outer steps of which several peers told their checkpoint, and those in which it was the same. */
+  /** Outer steps whose round several peers have averaged, and those after which all of these held the same. */
   comparedSteps: number
   equalSteps: number
   lossFirst: number | null
@@ -41,9 +41,11 @@ export interface Summary {
 }
 
 export function createMeasures(): Measures {
+  const lastAveraged = new Map<string, number>()
   const begun = new Map<string, { how: 'joining' | 'recovering'; sinceMs: number }>()
   const contributing = new Set<string>()
   const checkpoints = new Map<number, Map<string, string>>()
+  const averaged = new Map<number, Map<string, string>>()
   const times = { joining: [] as number[], recovering: [] as number[], nextRound: [] as number[] }
   const counts = { joining: 0, recovering: 0, killed: 0, averaged: 0 }
   const losses: number[] = []
@@ -78,15 +80,17 @@ export function createMeasures(): Measures {
       begun.set(peer, { how, sinceMs: nowMs })
     },
     sees(peer, event, nowMs) {
-      if (event.type === 'outer_step' && event.round.outcome === 'averaged')
+      if (event.type === 'outer_step' && event.round.outcome === 'averaged') {
         noteAveraged(peer, nowMs)
+        lastAveraged.set(peer, event.outerStep)
+      }
       if (event.type === 'validation') losses.push(event.loss)
       if (event.type === 'run_failed')
         faults.push(`${peer}: the run failed: ${event.code}: ${event.message}`)
       if (event.type !== 'checkpoint') return
       const { outerStep, cid } = event.checkpoint
-      const told = checkpoints.get(outerStep) ?? new Map<string, string>()
-      checkpoints.set(outerStep, told.set(peer, cid))
+      note(checkpoints, outerStep, peer, cid)
+      if (lastAveraged.get(peer) === outerStep) note(averaged, outerStep, peer, cid)
     },
     killed(peer, nowMs) {
       counts.killed++
@@ -108,7 +112,7 @@ export function createMeasures(): Measures {
         }))
         .sort((a, b) => b.outerStep - a.outerStep),
     summary() {
-      const told = [...checkpoints.values()].filter(({ size }) => size > 1)
+      const told = [...averaged.values()].filter(({ size }) => size > 1)
       const lossFirst = mean(losses.slice(0, 4))
       const lossLast = mean(losses.slice(-8))
       const found = [...faults]
@@ -134,6 +138,15 @@ export function createMeasures(): Measures {
       }
     },
   }
+}
+
+function note(
+  steps: Map<number, Map<string, string>>,
+  outerStep: number,
+  peer: string,
+  cid: string,
+): void {
+  steps.set(outerStep, (steps.get(outerStep) ?? new Map<string, string>()).set(peer, cid))
 }
 
 function mean(values: readonly number[]): number | null {

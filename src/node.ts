@@ -155,10 +155,13 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
   const startedMs = clock.now()
   const listeners = new Set<(event: RunEvent) => void>()
   const references = createBlobReferences(options.blobs)
-  const log = createEventLog({ records, clock, logger: options.logger ?? silentLogger })
+  const { logger = silentLogger } = options
+  const log = createEventLog({ records, clock, logger })
   const { runs, blobExchange, services, averaging, stopServing } = composeServices(
     { ...options, blobs: references.blobs, references, clock, metrics },
     (event) => {
+      const { type, ...fields } = event
+      logger.debug(type, fields)
       log.append(event)
       for (const listener of listeners) listener(event)
     },

@@ -2,7 +2,7 @@
 import { ApiFault, createApi, keepToken, takeToken } from './api.js'
 import { createDialog, specOf, textOf } from './dialogs.js'
 import { byId, html, setPairs, setText } from './dom.js'
-import { bytes, duration, integer } from './format.js'
+import { bytes, duration, integer, shortPeer } from './format.js'
 import { createHistory } from './history.js'
 import { createRunPanel } from './run-panel.js'
 import { showLinks } from './tables.js'
@@ -136,14 +136,31 @@ function showNode(node) {
   const sent = counters['network_bytes_sent_total'] ?? 0
   const received = counters['network_bytes_received_total'] ?? 0
   setPairs(byId('node-facts', HTMLElement), [
-    ['node', `…${node.peerId.slice(-8)}`],
+    ['node', shortPeer(node.peerId)],
     ['reachability', node.reachability],
+    ['NAT', node.nat],
     ['peers', String(node.links)],
+    ...relayFacts(node),
     ['engine', node.engine],
     ['network', `↑ ${bytes(sent)} ↓ ${bytes(received)}`],
     ['up for', duration(node.uptimeMs)],
     ['version', node.version],
   ])
+}
+
+/**
+ * How others reach this node, and what it carries for them.
+ * @param {NodeStatus} node
+ * @returns {[string, string][]}
+ */
+function relayFacts({ relays, relaying }) {
+  /** @type {[string, string][]} */
+  const facts = relays.length === 0 ? [] : [['relays', relays.map(shortPeer).join(' ')]]
+  if (relaying !== null) {
+    const { circuits, bytes: carried } = relaying.use
+    facts.push(['relays for others', `${circuits} connections, ${bytes(carried)} so far`])
+  }
+  return facts
 }
 
 /**

@@ -34,6 +34,7 @@ const configSchema = z.strictObject({
   network: z.enum(['public', 'private', 'lan']).optional(),
   public: z.boolean().optional(),
   webPorts: z.boolean().optional(),
+  portMapping: z.boolean().optional(),
   relay: z
     .strictObject({
       reservations: z.int().min(0).max(4096).optional(),
@@ -114,6 +115,11 @@ export const CONFIG_OPTIONS: readonly ConfigOption[] = [
     key: 'webPorts',
     kind: 'switch',
     summary: 'with --public: listen on 443 and, by WebSocket, on 80 too, if free (default on)',
+  },
+  {
+    key: 'portMapping',
+    kind: 'switch',
+    summary: 'ask the router to forward the port that is listened on, by UPnP (default on)',
   },
   {
     key: 'relay.reservations',
@@ -199,6 +205,7 @@ export interface Config {
   network: 'public' | 'private' | 'lan'
   public: boolean
   webPorts: boolean
+  portMapping: boolean
   /** What a public node carries for others. */
   relay: RelayLimits
   /** Caps; undefined: none. */
@@ -243,6 +250,7 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     network: first((layer) => layer.network) ?? 'private',
     public: first((layer) => layer.public) ?? false,
     webPorts: first((layer) => layer.webPorts) ?? true,
+    portMapping: first((layer) => layer.portMapping) ?? true,
     relay: relayLimits((key) => first((layer) => layer.relay?.[key])),
     upload: { megabitsPerSecond: first((layer) => layer.upload?.megabitsPerSecond) },
     download: { megabitsPerSecond: first((layer) => layer.download?.megabitsPerSecond) },

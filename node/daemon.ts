@@ -16,6 +16,8 @@ import { createEngine } from './engine/engine.ts'
 import { createLogger } from './log.ts'
 import { nodeEncrypters } from './net/tls.ts'
 import { natProbe } from './net/nat-probe.ts'
+import { keepPortMapped, lanPortOf } from './net/port-mapping.ts'
+import type { PortMapping } from './net/port-mapping.ts'
 import { openReflector } from './net/reflector.ts'
 import type { Reflector } from './net/reflector.ts'
 import { scopeOf } from './net/scope.ts'
@@ -161,7 +163,7 @@ async function openNetwork(
       [[DEFAULT_LISTEN], [ANY_PORT_LISTEN]],
       (listen) => createNetwork({ ...options, listen }),
     )
-    return reflector === undefined ? network : closingWith(network, reflector)
+    return closingWith(network, [reflector, mapPort(config, network, services)])
   } catch (cause) {
     await reflector?.close()
     throw cause
@@ -172,12 +174,23 @@ function bytesPerSecond(megabitsPerSecond: number | undefined): number | undefin
   return megabitsPerSecond === undefined ? undefined : (megabitsPerSecond * 1e6) / 8
 }
 
-function closingWith(network: Network, reflector: Reflector): Network {
+/** At home, behind a router that may forward the port. */
+function mapPort(config: Config, network: Network, services: Services): PortMapping | undefined {
+  const isAtHome = !config.public && config.network !== 'lan'
+  const port = lanPortOf(network.addresses())
+  if (!config.portMapping || !isAtHome || port === undefined) return undefined
+  return keepPortMapped({ ...services, port })
+}
+
+function closingWith(
+  network: Network,
+  parts: readonly (Reflector | PortMapping | undefined)[],
+): Network {
   return {
     ...network,
     async stop() {
       await network.stop()
-      await reflector.close()
+      for (const part of parts) await part?.close()
     },
   }
 }

@@ -151,18 +151,7 @@ export async function createLibp2pNode(options: Libp2pNodeOptions): Promise<Libp
           clock,
         ),
       dht: kadDHT(dhtOptions(options.dhtProtocol)),
-      addresses: ({ addressManager }) => ({
-        all: () =>
-          addressManager
-            .getAddressesWithMetadata()
-            .map((own) => own.multiaddr.encapsulate(`/p2p/${identity.peerId}`)),
-        confirm: (address) => {
-          const own = addressManager.getAddressesWithMetadata()
-          const isOwn = own.some((known) => isSameAddress(known.multiaddr, address))
-          addressManager.confirmObservedAddr(address, isOwn ? undefined : { type: 'observed' })
-        },
-        withdraw: (address) => addressManager.removeObservedAddr(address),
-      }),
+      addresses: ({ addressManager }) => ownAddresses(addressManager, identity.peerId),
       circuits: (components) => createCircuits(components, options.clock),
       upgrade: ({ upgrader, logger: componentLogger }) => ({
         outbound: (connection, signal) => upgrader.upgradeOutbound(connection, { signal }),
@@ -218,6 +207,23 @@ function dhtOptions(protocol: string): NonNullable<Parameters<typeof kadDHT>[0]>
     // Records are announced again every 20 minutes by `discovery.ts`: what is older than an hour is a dead peer's.
     // (Default 48 h, and kad-dht would repeat its own.)
     reprovide: { validity: HOUR_MS, interval: HOUR_MS / 6, threshold: 0 },
+  }
+}
+
+function ownAddresses(addressManager: Components['addressManager'], self: string): OwnAddresses {
+  return {
+    all: () =>
+      addressManager
+        .getAddressesWithMetadata()
+        // Others (observed, mapped) are where others have reached this node: of its router, it may be.
+        .filter(({ type }) => type === 'transport' || type === 'announce')
+        .map((own) => own.multiaddr.encapsulate(`/p2p/${self}`)),
+    confirm: (address) => {
+      const own = addressManager.getAddressesWithMetadata()
+      const isOwn = own.some((known) => isSameAddress(known.multiaddr, address))
+      addressManager.confirmObservedAddr(address, isOwn ? undefined : { type: 'observed' })
+    },
+    withdraw: (address) => addressManager.removeObservedAddr(address),
   }
 }
 

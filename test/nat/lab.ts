@@ -33,6 +33,8 @@ export interface Lab {
   on(node: string, argv: readonly string[]): [file: string, argv: string[]]
   setNat(lan: number, type: LabNat): void
   link(lan: number, state: 'up' | 'down'): void
+  /** Starts miniupnpd on the router. */
+  upnp(lan: number): void
   run(node: string, argv: readonly string[]): void
   close(): void
 }
@@ -64,6 +66,11 @@ function closeOrphans(): void {
   for (const [name] of orphans) spawnSync('ip', ['netns', 'del', name])
 }
 
+/** Whether routers can offer UPnP here. */
+export function hasUpnp(): boolean {
+  return spawnSync('miniupnpd', ['--version'], { stdio: 'ignore' }).error === undefined
+}
+
 export function openLab({ lans, publics, delayMs = 0, hosts = 1 }: LabOptions): Lab {
   closeOrphans()
   const state = mkdtempSync(join(tmpdir(), 'natlab-'))
@@ -90,6 +97,7 @@ export function openLab({ lans, publics, delayMs = 0, hosts = 1 }: LabOptions): 
     close,
     setNat: (lan, type) => natlab('nat', String(lan), type),
     link: (lan, to) => natlab('link', String(lan), to),
+    upnp: (lan) => natlab('upnp', String(lan), 'on'),
     run(node, argv) {
       const [file, rest] = on(node, argv)
       const { status, stderr } = spawnSync(file, rest, { encoding: 'utf8' })

@@ -7,9 +7,11 @@ import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { DISTURBANCES, runDisturbance } from './disturbances.ts'
 import type { DisturbanceResult } from './disturbances.ts'
-import { NAT_TYPES, whyNoLab } from './lab.ts'
+import { messageOf } from '../../src/errors.ts'
+import { hasUpnp, NAT_TYPES, whyNoLab } from './lab.ts'
 import { allPairs, runMatrix } from './matrix.ts'
 import type { Pair, PairResult } from './matrix.ts'
+import { runPortForwarding } from './port-forwarding.ts'
 import { subsetOf } from './subset.ts'
 
 /** Of all 64 pairs: what prototypes reached. */
@@ -67,6 +69,8 @@ if (values.logs !== undefined) mkdirSync(values.logs, { recursive: true })
 // Ends the hosts, and the laboratory with them.
 const stopping = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort())
+const isAllWanted =
+  values.only !== 'matrix' && values.pairs === undefined && values.subset === undefined
 const pairs = values.only === 'disturbances' ? [] : chosenPairs()
 const results = await runMatrix({
   signal: stopping.signal,
@@ -78,25 +82,49 @@ const results = await runMatrix({
 const disturbed = await disturbances()
 const connected = results.filter(({ fault, hasAveraged }) => fault === null && hasAveraged).length
 const direct = results.filter(({ directMs }) => directMs !== null).length
+const forwarded = await portForwarding()
 const survived = disturbed.filter(({ fault }) => fault === null).length
-if (values.json) console.log(JSON.stringify({ results, connected, direct, disturbed }))
+if (values.json) console.log(JSON.stringify({ results, connected, direct, disturbed, forwarded }))
 else {
   for (const row of matrix(results)) console.log(row.trimEnd())
   console.log(`${connected} of ${results.length} connected and averaged, ${direct} direct`)
   console.log(`${survived} of ${disturbed.length} disturbances without a loss`)
+  console.log(forwarded.text)
 }
 const isDirectEnough = pairs.length < allPairs().length || direct >= DIRECT_MIN
-const isFine = connected === results.length && survived === disturbed.length && isDirectEnough
+const isFine =
+  connected === results.length &&
+  survived === disturbed.length &&
+  isDirectEnough &&
+  forwarded.isFine
 process.exitCode = isFine ? 0 : 1
 
+/** A router with UPnP, where miniupnpd is installed. */
+async function portForwarding(): Promise<{ isFine: boolean; text: string }> {
+  if (!isAllWanted) return { isFine: true, text: 'port forwarding: not tried' }
+  if (!hasUpnp()) return { isFine: true, text: 'port forwarding: skipped, no miniupnpd here' }
+  const folder = folderOf('port forwarding')
+  try {
+    const { mappedMs, transport, directMs } = await runPortForwarding(folder)
+    const times = [mappedMs, directMs].map((ms) => `after ${Math.round(ms)} ms`)
+    const text = `port forwarding: reachable ${times[0]}, direct ${transport} ${times[1]}`
+    return { isFine: true, text }
+  } catch (thrown) {
+    return { isFine: false, text: `port forwarding: FAILED: ${messageOf(thrown)}` }
+  }
+}
+
+function folderOf(what: string): string | undefined {
+  const folder = values.logs && join(values.logs, what.replaceAll(' ', '-'))
+  if (folder !== undefined) mkdirSync(folder, { recursive: true })
+  return folder
+}
+
 async function disturbances(): Promise<DisturbanceResult[]> {
-  const isWanted = values.only !== 'matrix' && values.pairs === undefined
   const told: DisturbanceResult[] = []
-  for (const disturbance of isWanted ? DISTURBANCES : []) {
+  for (const disturbance of isAllWanted ? DISTURBANCES : []) {
     stopping.signal.throwIfAborted()
-    const folder = values.logs && join(values.logs, disturbance.replaceAll(' ', '-'))
-    if (folder !== undefined) mkdirSync(folder, { recursive: true })
-    const result = await runDisturbance(disturbance, folder)
+    const result = await runDisturbance(disturbance, folderOf(disturbance))
     told.push(result)
     console.error(disturbanceLine(result))
   }

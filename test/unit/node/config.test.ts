@@ -48,6 +48,7 @@ describe('sources and their precedence', () => {
       network: 'private',
       public: false,
       webPorts: true,
+      portMapping: true,
       relay: expect.any(Object),
       upload: { megabitsPerSecond: undefined },
       download: { megabitsPerSecond: undefined },

@@ -1,0 +1,197 @@
+/**
+ * Asks the router of the LAN to forward a port (UPnP Forum, Internet Gateway Device: WANIPConnection and
+ * WANPPPConnection, AddPortMapping).
+ *
+ * Anything on the LAN may claim to be the router, so an answer is believed about its own address only, every body is
+ * bounded, and nothing else is read from it than where to send the question.
+ */
+import { createSocket } from 'node:dgram'
+import { once } from 'node:events'
+import { isIPv4 } from 'node:net'
+import { raceSignal, systemClock } from '../../src/clock.ts'
+import { ShoalError } from '../../src/errors.ts'
+import { isGlobalHost } from '../../src/net/addresses.ts'
+import type { Endpoint } from '../../src/net/nat.ts'
+
+/** Where every UPnP device of a LAN listens. */
+const MULTICAST: Endpoint = { host: '239.255.255.250', port: 1900 }
+const SEARCH_MS = 2_500
+const REPEAT_MS = 1_000
+/** Of a LAN with several devices the others answer together with the first. */
+const OTHERS_MS = 200
+const HTTP_MS = 5_000
+/** Descriptions of routers have some kilobytes. */
+const BODY_BYTES = 256 << 10
+const LOCATIONS = 8
+const TARGETS = [
+  'urn:schemas-upnp-org:device:InternetGatewayDevice:1',
+  'urn:schemas-upnp-org:device:InternetGatewayDevice:2',
+]
+const SERVICE = /^urn:schemas-upnp-org:service:WAN(IP|PPP)Connection:\d$/
+/** Some routers know no mapping that ends by itself. */
+const ONLY_PERMANENT = '725'
+
+export interface Gateway {
+  /** Of the router. */
+  host: string
+  /** Of this machine, as the router sees it. */
+  localHost: string
+  controlUrl: string
+  service: string
+}
+
+/** Undefined when no router answers that can forward. `searchAt`: for tests. */
+export async function findGateway(
+  signal: AbortSignal,
+  searchAt: Endpoint = MULTICAST,
+): Promise<Gateway | undefined> {
+  for (const location of await search(searchAt, signal)) {
+    try {
+      const gateway = await describe(location, signal)
+      if (gateway !== undefined) return gateway
+    } catch {
+      signal.throwIfAborted()
+    }
+  }
+  return undefined
+}
+
+/** Forwards TCP from the same port outside. Rejects with `refused` and the router's reason. */
+export async function mapPort(
+  gateway: Gateway,
+  port: number,
+  leaseSeconds: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const add = (seconds: number): Promise<string | undefined> =>
+    call(
+      gateway,
+      'AddPortMapping',
+      {
+        NewRemoteHost: '',
+        NewExternalPort: String(port),
+        NewProtocol: 'TCP',
+        NewInternalPort: String(port),
+        NewInternalClient: gateway.localHost,
+        NewEnabled: '1',
+        NewPortMappingDescription: 'shoal',
+        NewLeaseDuration: String(seconds),
+      },
+      signal,
+    )
+  const fault = await add(leaseSeconds)
+  const why = fault === ONLY_PERMANENT ? await add(0) : fault
+  if (why !== undefined) throw new ShoalError('refused', `the router refuses: UPnP error ${why}`)
+}
+
+export async function unmapPort(
+  gateway: Gateway,
+  port: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const mapping = { NewRemoteHost: '', NewExternalPort: String(port), NewProtocol: 'TCP' }
+  await call(gateway, 'DeletePortMapping', mapping, signal)
+}
+
+/** URLs of descriptions, each of the host that has sent it. */
+async function search(at: Endpoint, signal: AbortSignal): Promise<URL[]> {
+  const found = new Map<string, URL>()
+  const socket = createSocket('udp4')
+  const answered = new AbortController()
+  const limit = systemClock.deadline(SEARCH_MS, 'searching a router', signal)
+  // A network without multicast refuses to send.
+  socket.on('error', () => {})
+  socket.on('message', (bytes, { address }) => {
+    const location = /^location: *(\S+)/im.exec(bytes.toString('latin1'))?.[1]
+    const url = location !== undefined && URL.canParse(location) ? new URL(location) : undefined
+    const isItsOwn = url?.protocol === 'http:' && url.hostname === address
+    if (url === undefined || !isItsOwn || isGlobalHost(address)) return
+    if (found.size < LOCATIONS) found.set(url.href, url)
+    answered.abort()
+  })
+  try {
+    socket.bind(0)
+    await raceSignal(once(socket, 'listening'), limit)
+    while (found.size === 0 && !limit.aborted) {
+      for (const target of TARGETS) {
+        const lines = [
+          'M-SEARCH * HTTP/1.1',
+          `HOST: ${MULTICAST.host}:${MULTICAST.port}`,
+          'MAN: "ssdp:discover"',
+          'MX: 1',
+          `ST: ${target}`,
+        ]
+        socket.send(`${lines.join('\r\n')}\r\n\r\n`, at.port, at.host, () => {})
+      }
+      const either = AbortSignal.any([limit, answered.signal])
+      await systemClock.sleep(REPEAT_MS, either).catch(() => {})
+    }
+    if (found.size > 0) await systemClock.sleep(OTHERS_MS, limit).catch(() => {})
+  } finally {
+    socket.close()
+  }
+  signal.throwIfAborted()
+  return [...found.values()]
+}
+
+async function describe(location: URL, signal: AbortSignal): Promise<Gateway | undefined> {
+  const text = await request(location, {}, signal)
+  for (const [, service = ''] of text.matchAll(/<service>([\s\S]*?)<\/service>/g)) {
+    const type = /<serviceType>\s*([^<\s]+)\s*</.exec(service)?.[1] ?? ''
+    const control = /<controlURL>\s*([^<\s]+)\s*</.exec(service)?.[1]
+    if (!SERVICE.test(type) || control === undefined || !URL.canParse(control, location)) continue
+    const controlUrl = new URL(control, location)
+    if (controlUrl.hostname !== location.hostname) continue
+    const { hostname: host } = location
+    const localHost = await hostTowards(host, Number(location.port) || 80)
+    return { host, localHost, controlUrl: controlUrl.href, service: type }
+  }
+  return undefined
+}
+
+/** The address of this machine that packets to `host` leave from. */
+async function hostTowards(host: string, port: number): Promise<string> {
+  const socket = createSocket('udp4')
+  try {
+    socket.connect(port, host)
+    await once(socket, 'connect')
+    return socket.address().address
+  } finally {
+    socket.close()
+  }
+}
+
+/** The router's error code; undefined when it has done what it was asked to. */
+async function call(
+  { controlUrl, service, localHost }: Gateway,
+  action: string,
+  values: Record<string, string>,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  if (!isIPv4(localHost)) throw new ShoalError('internal', `${localHost} is no IPv4 address`)
+  const fields = Object.entries(values).map(([name, value]) => `<${name}>${value}</${name}>`)
+  const body = `<?xml version="1.0"?>
+<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/" s:encodingStyle="http://schemas.xmlsoap.org/soap/encoding/">
+<s:Body><u:${action} xmlns:u="${service}">${fields.join('')}</u:${action}></s:Body></s:Envelope>`
+  const headers = {
+    'content-type': 'text/xml; charset="utf-8"',
+    soapaction: `"${service}#${action}"`,
+  }
+  const text = await request(new URL(controlUrl), { method: 'POST', headers, body }, signal)
+  if (text.includes(`${action}Response`)) return undefined
+  return /<errorCode>\s*(\d{1,5})\s*</.exec(text)?.[1] ?? 'without a code'
+}
+
+/** The body, whatever the status: faults of SOAP come with 500. */
+async function request(url: URL, init: RequestInit, signal: AbortSignal): Promise<string> {
+  const limit = systemClock.deadline(HTTP_MS, 'the router', signal)
+  const { body } = await fetch(url, { ...init, redirect: 'error', signal: limit })
+  const pieces: Uint8Array[] = []
+  let bytes = 0
+  for await (const piece of body ?? []) {
+    bytes += piece.length
+    if (bytes > BODY_BYTES) throw new ShoalError('limit_exceeded', 'the router says too much')
+    pieces.push(piece)
+  }
+  return Buffer.concat(pieces).toString()
+}

@@ -5,6 +5,7 @@ import { ShoalError } from '../../../src/errors.ts'
 import { seededRandom, type Random } from '../../../src/random.ts'
 import {
   createRunStore,
+  storedRuns,
   type RunStore,
   type RunVectors,
   type StoredState,
@@ -134,6 +135,34 @@ test('after kill -9 at any write or deletion the state is one that was committed
     }
   }
   expect(reached).toEqual(new Set([undefined, 1, 2, 3]))
+})
+
+test('after kill -9 while a run is left it is there as before, or gone without a trace', async () => {
+  const outcomes = new Set<string>()
+  for (const takesEffect of [false, true]) {
+    for (let last = 0; ; last++) {
+      const disk = memoryStores()
+      const before = openStore(disk)
+      await before.setMembership({ version: 1, text: null, trainer: 'embedded' })
+      await commit(before, 1)
+      const store = openStore(mortal(disk, last, takesEffect))
+      await store.retainStored()
+      const isOver = await store.forget().then(
+        () => true,
+        () => false,
+      )
+      const runs = await storedRuns(disk.records)
+      if (runs.length > 0) expect(await stateAfterRestart(disk)).toBe(1)
+      else {
+        expect(await disk.records.list('')).toEqual([])
+        await createBlobReferences(disk.blobs).sweep()
+        expect(await namesIn(disk.blobs)).toEqual([])
+      }
+      outcomes.add(runs.length > 0 ? 'there' : 'gone')
+      if (isOver) break
+    }
+  }
+  expect(outcomes).toEqual(new Set(['there', 'gone']))
 })
 
 test('a full disk at any write leaves the state before, and the next commit is whole again', async () => {

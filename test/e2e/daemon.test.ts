@@ -63,6 +63,22 @@ describe('the first start', () => {
   })
 })
 
+describe('the dashboard', () => {
+  test('has a link with the token in its fragment, for this user only', async () => {
+    const { stdout, code } = await daemon.shoal('dashboard', '--no-open')
+    const token = readFileSync(join(daemon.dataDir, 'api-token'), 'utf8')
+    expect({ stdout, code }).toEqual({
+      stdout: `${daemon.ready.apiUrl}/#token=${token}\n`,
+      code: 0,
+    })
+    const page = await fetch(stdout.trim())
+    expect(page.headers.get('content-type')).toContain('text/html')
+    expect(await page.text()).toContain('<script type="module" src="/dashboard/main.js">')
+    const outcome = await place.shoal('dashboard', '--no-open', '--data-dir', '/nowhere')
+    expectFault(outcome, 3, 'no daemon is running')
+  })
+})
+
 describe('what cannot be had is named with its remedy', () => {
   test('a data folder that another daemon has', async () => {
     const outcome = await place.spawned('daemon', '--data-dir', daemon.dataDir, '--api-port', '0')

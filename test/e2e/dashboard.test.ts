@@ -16,6 +16,7 @@ if (chromium === undefined) {
 }
 
 const PEERS = 5
+const OFFLINE = { offline: true, latency: 0, downloadThroughput: -1, uploadThroughput: -1 }
 let local: LocalApis
 let browser: Browser
 let page: Page
@@ -209,9 +210,38 @@ describe.skipIf(chromium === undefined)('the dashboard', () => {
     expect(await local.api.client.call(ROUTES.runs, {})).toMatchObject({ runs: [{ id: run }] })
   })
 
+  test('draws relayed links, peers of other runs, and swarms too large for names', async () => {
+    const view = await local.api.client.call(ROUTES.showRun, { run })
+    const [member] = view.members
+    const [link] = (await local.api.client.call(ROUTES.peers, {})).peers
+    const many = Array.from({ length: 40 }, (_, index) => {
+      const partners = index === 0 ? [] : [`peer-${index - 1}-of-many`]
+      return { ...member, peer: `peer-${index}-of-many`, self: index === 0, partners }
+    })
+    const linked = (peer: string, direct: boolean): object => ({ ...link, peer, direct })
+    const links = [1, 2, 3].map((index) => linked(`peer-${index}-of-many`, index === 1))
+    const stranger = linked('somebody-else', true)
+    const counts = await page.evaluate(`(async () => {
+      const { createGraph } = await import('/dashboard/graph.js')
+      const place = document.createElement('div')
+      createGraph(place)(${JSON.stringify({ ...view, members: many })}, ${JSON.stringify([...links, stranger])})
+      const count = (what) => place.querySelectorAll(what).length
+      const label = place.querySelector('svg').getAttribute('aria-label')
+      return [...['.member', '.link.relayed', '.link.direct', '.stranger', '.averaging', '.name'].map(count), label]
+    })()`)
+    expect(counts).toEqual([40, 2, 2, 1, 39, 0, expect.stringContaining('1 direct and 2 relayed')])
+  })
+
   test('has nothing refused by its own content security policy, and no error', () => {
     const others = page.complaints.filter((text) => !text.includes('status of 422'))
     expect(others).toEqual([])
+  })
+
+  test('says that the node is gone, and goes on when it is back', async () => {
+    await page.call('Network.emulateNetworkConditions', OFFLINE)
+    await page.until(`document.querySelector('#connection').textContent.includes('is it running?')`)
+    await page.call('Network.emulateNetworkConditions', { ...OFFLINE, offline: false })
+    await page.until(`document.querySelector('#connection').textContent === 'connected'`)
   })
 
   test('runs nothing that somebody else brings', async () => {

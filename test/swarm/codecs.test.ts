@@ -21,13 +21,22 @@ import {
 const text = await realText()
 const sparse = { pseudoGradientCodec: 'topk-1024-int4' } as const
 
+/** What stands in a record of a run behind its sha-256. */
+const unsealed = (record: Uint8Array | undefined): unknown =>
+  decodeCbor(record?.subarray(32) ?? new Uint8Array(), LIMITS.manifestBytes)
+
+async function sealed(value: unknown): Promise<Uint8Array> {
+  const bytes = new Uint8Array(encodeCbor(value))
+  const digest = await crypto.subtle.digest('SHA-256', bytes)
+  return new Uint8Array([...new Uint8Array(digest), ...bytes])
+}
+
 describe('a peer that starts again in a run with error feedback', () => {
   const stateSchema = z.looseObject({ residual: z.looseObject({ bytes: z.number() }) })
   const stateKey = (id: string): string => `run/${id}/state`
 
   async function storedState({ records }: Stores, id: string) {
-    const bytes = await records.get(stateKey(id))
-    return stateSchema.parse(decodeCbor(bytes ?? new Uint8Array(), LIMITS.manifestBytes))
+    return stateSchema.parse(unsealed(await records.get(stateKey(id))))
   }
 
   /** Trains alone to the end, over a restart after outer step 3 when asked; returns the last parameters' hash. */
@@ -59,7 +68,7 @@ describe('a peer that starts again in a run with error feedback', () => {
     expect(restarted).toBe(uninterrupted)
     const robbed = await train(async (stores, id) => {
       const { residual: _, ...state } = await storedState(stores, id)
-      await stores.records.put(stateKey(id), encodeCbor(state))
+      await stores.records.put(stateKey(id), await sealed(state))
     })
     expect(robbed).not.toBe(uninterrupted)
   })
@@ -80,7 +89,7 @@ test('a peer that fell behind starts with an empty residual when it takes over t
       ...stores.records,
       async put(key, value) {
         if (key.endsWith('/state')) {
-          committed.push(schema.parse(decodeCbor(value, LIMITS.manifestBytes)))
+          committed.push(schema.parse(unsealed(value)))
         }
         await stores.records.put(key, value)
       },

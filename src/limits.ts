@@ -131,7 +131,7 @@ export const LIMITS = {
   tensorCalls: 8,
   /** Events kept for SSE resume. */
   eventHistory: 1024,
-  /** Events of one run kept on disk: 10 000 outer steps with checkpoints, about 8 MB. */
+  /** Events of one run kept on disk: 10 000 outer steps and what belongs to them, about 12 MB. */
   loggedEvents: 20_000,
   /** Outer steps in one answer about a run's history: 2 MB of JSON. */
   historyPoints: 5_000,

@@ -226,10 +226,12 @@ async function judge(
   }
 }
 
-/** Outer minus local parameters (DiLoCo's sign). */
+/** Outer minus local parameters (DiLoCo's sign), in place of the local ones unless the run goes on from them. */
 async function pseudoGradientOf(run: ReadyRun, local: Float32Array): Promise<Float32Array> {
   const { parameters } = run.outer
-  const difference = new Float32Array(local.length)
+  const { overlapSteps = 0, fragments = 1 } = run.manifest.averaging
+  const isKept = overlapSteps > 0 || fragments > 1
+  const difference = isKept ? new Float32Array(local.length) : local
   for await (const [from, to] of slicesInTurns(local.length, run.clock)) {
     for (let i = from; i < to; i++) difference[i] = parameters[i]! - local[i]!
   }

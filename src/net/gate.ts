@@ -22,5 +22,6 @@ export function createGate({ offences, isLanOnly }: GateOptions): ConnectionGate
     denyDialMultiaddr: (address) => isLanOnly && isOutside(address),
     denyInboundConnection: ({ remoteAddr }) => isLanOnly && isOutside(remoteAddr),
     denyInboundEncryptedConnection: (peer) => offences.isBanned(peer.toString()),
+    denyOutboundEncryptedConnection: (peer) => offences.isBanned(peer.toString()),
   }
 }

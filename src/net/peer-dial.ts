@@ -44,7 +44,7 @@ export async function connectionTo(
   options: PeerDialOptions,
   signal: AbortSignal,
 ): Promise<Connection> {
-  const { libp2p, untilServer, clock } = options
+  const { libp2p, clock } = options
   const id = peerIdFromString(peer)
   const open = libp2p.getConnections(id).filter(({ status }) => status === 'open')
   const [existing] = [...open.filter(({ remoteAddr }) => isDirect(remoteAddr)), ...open]
@@ -57,18 +57,32 @@ export async function connectionTo(
   } catch (thrown) {
     if (signal.aborted) throw thrown
   }
+  const tried = new Set(known.map(String))
+  return await firstOf(
+    [(limit) => dialFound(id, tried, options, limit), ...throughEach(around, libp2p)],
+    clock,
+    signal,
+  )
+}
+
+type Attempt = (signal: AbortSignal) => Promise<Connection>
+
+/** Where the DHT says that the peer is, but for what was `tried`. */
+async function dialFound(
+  id: PeerId,
+  tried: ReadonlySet<string>,
+  options: PeerDialOptions,
+  signal: AbortSignal,
+): Promise<Connection> {
+  const { libp2p, untilServer } = options
   await untilServer(signal)
   const found = await shortened(libp2p, await foundAddresses(libp2p, id, signal))
-  const tried = new Set(known.map(String))
-  const others = [...found.filter((address) => !tried.has(address.toString())), ...around]
+  const others = found.filter((address) => !tried.has(address.toString()))
   if (others.length === 0) throw new ShoalError('peer_unreachable', 'no address of it answers')
   return await dialAny(others, options, signal)
 }
 
-/**
- * What leads straight to the peer first, then each relay; the first connection ends the other attempts. One begins when
- * the one before has failed, or is late (as RFC 8305 has it): most addresses that do not work do not even refuse.
- */
+/** What leads straight to the peer first, then each relay. */
 async function dialAny(
   addresses: readonly Multiaddr[],
   { libp2p, clock }: PeerDialOptions,
@@ -78,19 +92,36 @@ async function dialAny(
   const tried = [...distinct.values()].slice(0, LIMITS.peerAddresses)
   const direct = tried.filter((address) => isDirect(address))
   const relayed = tried.filter((address) => isRelayed(address))
+  const straight: Attempt = (limit) => libp2p.dial(direct, { signal: limit })
+  const attempts = [...(direct.length > 0 ? [straight] : []), ...throughEach(relayed, libp2p)]
+  return await firstOf(attempts, clock, signal)
+}
+
+/** Not by libp2p's queue, which dials one address of a peer after the other. */
+function throughEach(
+  relayed: readonly Multiaddr[],
+  { services }: Pick<Libp2pNode, 'services'>,
+): Attempt[] {
+  return relayed.map((address) => (limit) => services.circuits.dial(address, limit))
+}
+
+/**
+ * The first connection, which ends the other attempts. One begins when the one before has failed, or is late (as RFC 8305
+ * has it): most addresses that do not work do not even refuse. Rejects with the reason of the first.
+ */
+async function firstOf(
+  attempts: readonly Attempt[],
+  clock: Clock,
+  signal: AbortSignal,
+): Promise<Connection> {
   const done = new AbortController()
   const limit = AbortSignal.any([signal, done.signal])
-  const attempts = [
-    ...(direct.length > 0 ? [() => libp2p.dial(direct, { signal: limit })] : []),
-    // Not by libp2p's queue, which dials one address of a peer after the other.
-    ...relayed.map((address) => () => libp2p.services.circuits.dial(address, limit)),
-  ]
   let turn: Promise<unknown> = Promise.resolve()
   const running = attempts.map((attempt) => {
     const own = turn
     const outcome = own.then(async () => {
       limit.throwIfAborted()
-      const connection = await attempt()
+      const connection = await attempt(limit)
       done.abort()
       return connection
     })

@@ -1,0 +1,128 @@
+import { createSocket } from 'node:dgram'
+import { once } from 'node:events'
+import { connect } from 'node:net'
+import { randomInt } from 'node:crypto'
+import * as fc from 'fast-check'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { natProbe } from '../../../../node/net/nat-probe.ts'
+import { openReflector } from '../../../../node/net/reflector.ts'
+import {
+  decodeStun,
+  encodeRequest,
+  encodeResponse,
+  messageLength,
+  TRANSACTION_BYTES,
+} from '../../../../node/net/stun.ts'
+import { systemClock } from '../../../../src/clock.ts'
+import { silentLogger } from '../../../../src/log.ts'
+
+const transaction = fc.uint8Array({ minLength: TRANSACTION_BYTES, maxLength: TRANSACTION_BYTES })
+
+async function startReflector(): Promise<number[]> {
+  const first = randomInt(40_000, 50_000)
+  const ports = [first, first + 1]
+  const reflector = await openReflector({ ports, clock: systemClock, logger: silentLogger })
+  onTestFinished(() => reflector.close())
+  expect(reflector.ports).toEqual(ports)
+  return ports
+}
+
+describe('messages', () => {
+  test('come back as they were written', () => {
+    fc.assert(
+      fc.property(transaction, fc.ipV4(), fc.integer({ min: 1, max: 65_535 }), (id, host, port) => {
+        const bytes = encodeResponse(id, { host, port })
+        expect(messageLength(bytes)).toBe(bytes.length)
+        expect(decodeStun(bytes)).toEqual({
+          kind: 'response',
+          transaction: Buffer.from(id),
+          mapped: { host, port },
+        })
+      }),
+    )
+    for (const change of ['none', 'port', 'address-and-port'] as const) {
+      const id = Buffer.alloc(TRANSACTION_BYTES, 7)
+      expect(decodeStun(encodeRequest(id, change))).toEqual({
+        kind: 'request',
+        transaction: id,
+        change,
+      })
+    }
+  })
+
+  test('that are none are nothing, whatever they are', () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 600 }), (bytes) => {
+        expect(() => decodeStun(Buffer.from(bytes))).not.toThrow()
+      }),
+    )
+    // One that is almost: each byte turned once.
+    const whole = encodeResponse(Buffer.alloc(TRANSACTION_BYTES), { host: '192.0.2.1', port: 7 })
+    for (const [index] of whole.entries()) {
+      const turned = Buffer.from(whole)
+      turned[index] = (turned[index] ?? 0) ^ 0xff
+      expect(() => decodeStun(turned)).not.toThrow()
+      expect(() => decodeStun(whole.subarray(0, index))).not.toThrow()
+    }
+  })
+})
+
+describe('a reflector', () => {
+  test('tells by UDP and TCP where a packet came from', async () => {
+    const [port = 0] = await startReflector()
+    const socket = createSocket('udp4')
+    onTestFinished(() => void socket.close())
+    socket.bind(0, '127.0.0.1')
+    await once(socket, 'listening')
+    const id = Buffer.alloc(TRANSACTION_BYTES, 1)
+    socket.send(Buffer.from('junk'), port, '127.0.0.1')
+    socket.send(encodeRequest(id), port, '127.0.0.1')
+    const [answer]: unknown[] = await once(socket, 'message')
+    const mapped = { host: '127.0.0.1', port: socket.address().port }
+    expect(Buffer.isBuffer(answer) && decodeStun(answer)).toMatchObject({ transaction: id, mapped })
+
+    const tcp = connect(port, '127.0.0.1')
+    onTestFinished(() => void tcp.destroy())
+    await once(tcp, 'connect')
+    tcp.write(encodeRequest(id))
+    const [overTcp]: unknown[] = await once(tcp, 'data')
+    const { localPort } = tcp
+    expect(Buffer.isBuffer(overTcp) && decodeStun(overTcp)).toMatchObject({
+      mapped: { host: '127.0.0.1', port: localPort },
+    })
+  })
+
+  test('ends a connection that sends anything else', async () => {
+    const [port = 0] = await startReflector()
+    const tcp = connect(port, '127.0.0.1')
+    await once(tcp, 'connect')
+    tcp.write('GET / HTTP/1.1\r\n\r\n')
+    await once(tcp, 'close')
+  })
+
+  test('answers one that floods no more', async () => {
+    const [port = 0] = await startReflector()
+    const socket = createSocket('udp4')
+    onTestFinished(() => void socket.close())
+    let answers = 0
+    socket.on('message', () => answers++)
+    for (let time = 0; time < 500; time++) {
+      socket.send(encodeRequest(Buffer.alloc(TRANSACTION_BYTES, time)), port, '127.0.0.1')
+      if (time % 50 === 0) await systemClock.sleep(5, new AbortController().signal)
+    }
+    await systemClock.sleep(200, new AbortController().signal)
+    expect(answers).toBeGreaterThan(10)
+    expect(answers).toBeLessThan(100)
+  })
+
+  test('shows that there is no NAT on this machine', async () => {
+    const ports = await startReflector()
+    const reflectors = [{ peer: 'p', host: '127.0.0.1', ports }]
+    const report = await natProbe()(reflectors, AbortSignal.timeout(20_000))
+    expect(report).toMatchObject({
+      type: 'open',
+      udp: { outside: { host: '127.0.0.1' }, mapping: 'independent' },
+      tcp: { outside: { host: '127.0.0.1' }, mapping: 'independent' },
+    })
+  })
+})

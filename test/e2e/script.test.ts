@@ -121,6 +121,14 @@ test('a model of its own is trained from the shell, by two of them', async () =>
     expect(headers).toMatch(/^next-outer-step: 1\r$/m)
     expect(await load(file)).toEqual([2, 2, 2, 2, 2, 2])
   }
+
+  const metrics = await bash(first, 'curl -sf -H "$AUTH" "$URL/metrics"')
+  expect(metrics).toContain(`\nshoal_run_outer_step{run="${id}"} 1\n`)
+  const history = z.object({ steps: z.array(z.object({ outcome: z.string() })) })
+  const course = `curl -sf -H "$AUTH" "$URL/v1/runs/${id}/history"`
+  expect((await json(second, course, history)).steps).toMatchObject([{ outcome: 'averaged' }])
+  const log = await bash(second, `curl -sf -H "$AUTH" "$URL/v1/runs/${id}/events" | head -1`)
+  expect(JSON.parse(log)).toMatchObject({ format: 'shoal-events', run: id })
 })
 
 test('blobs and averages', async () => {

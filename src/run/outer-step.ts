@@ -8,6 +8,7 @@ import { isFiniteVector } from '../tensor/vector.ts'
 import { commitState } from './commit.ts'
 import { joinContributions, type Contribution } from './contribution.ts'
 import type { Judgement } from './defence.ts'
+import { adoptMean, driftOf, isTooFar, type Drift } from './drift.ts'
 import { sendWeights, withWeights } from './early-weights.ts'
 import { trainBeside, trainInnerSteps, type Trained } from './inner-steps.ts'
 import { applyRound, contributingMoves, contributionOf, takeBack } from './outer-update.ts'
@@ -178,12 +179,19 @@ async function startFromCorrection(
 /** The outer update of a round. Returns the consensus distance before it, as far as the round can tell. */
 async function updateOuterState(
   run: ReadyRun,
-  { contributions, factors }: JudgedResult,
+  { contributions, factors, reasons }: JudgedResult,
   own: Contribution,
 ): Promise<number | null> {
   // From here on what the commit of the step before still reads changes in any case.
   await run.commit
   if (!contributions.includes(own)) await takeBack(run.outer, own, run.clock)
+  const drift = await excessiveDrift(run, contributions)
+  if (drift !== undefined) {
+    run.logger.warn('drifted', { run: run.id, outerStep: run.progress.outerStep, ...drift })
+    reasons.push(`${(100 * drift.own).toFixed(0)} % away from the group: took its mean over`)
+    await adoptMean(run.outer, contributions, run.clock)
+    return drift.own
+  }
   return applyRound(
     {
       averaging: run.manifest.averaging,
@@ -195,6 +203,17 @@ async function updateOuterState(
     },
     run.clock,
   )
+}
+
+/** Of a gossip peer that should not step from where it is. A robust one has tests of its own, and clips. */
+async function excessiveDrift(
+  { manifest, defence, self, clock }: ReadyRun,
+  contributions: readonly Contribution[],
+): Promise<Drift | undefined> {
+  const isGossip = manifest.averaging.rule !== 'diloco' && defence === undefined
+  if (!isGossip || contributions.length < 2) return undefined
+  const drift = await driftOf(contributions, self, clock)
+  return isTooFar(drift) ? drift : undefined
 }
 
 interface JudgedResult extends RoundResult {

@@ -63,6 +63,7 @@ const diagnosisSchema = z.object({
       address: z.string().nullable(),
     }),
   ),
+  reflectorPorts: z.array(z.number()),
   relays: z.array(z.string()),
   peers: z.object({ direct: z.number(), relayed: z.number() }),
   clock: z.object({ aheadMs: z.number(), peers: z.number() }).nullable(),

@@ -26,6 +26,7 @@ export function adviceOn(facts: Facts): Advice[] {
     onUdp(facts),
     onTcp(facts),
     ...facts.ports.map((port) => onPort(facts, port)),
+    ...(facts.public ? [onReflector(facts)] : []),
     onRelays(facts),
     onClock(facts),
     onBandwidth(facts),
@@ -168,6 +169,17 @@ function onPort(
   }
   const advice = 'Ask again in a minute: neighbours dial back rarely.'
   return { subject, level: 'hint', finding: 'no neighbour could try', advice }
+}
+
+/** Of a public node. */
+function onReflector({ reflectorPorts }: Facts): Advice {
+  const subject = 'STUN'
+  if (reflectorPorts.length === 0) {
+    const advice = 'Free ports 3478 and 3479: peers learn there how their NATs look from outside.'
+    return { subject, level: 'problem', finding: 'listens nowhere', advice }
+  }
+  const finding = `answers on ${reflectorPorts.join(' and ')}`
+  return { subject, level: 'ok', finding, advice: 'Open them in the firewall for UDP and TCP.' }
 }
 
 function onRelays({ reachability, relays }: Facts): Advice {

@@ -43,6 +43,8 @@ export interface ConnectivityOptions {
 export interface Connectivity {
   /** Whether the operator says that others can dial this node. */
   readonly isPublic: boolean
+  /** Where this node tells others how they look from outside. */
+  readonly reflectorPorts: readonly number[]
   reachability(): NetworkReachability
   nat(): NatReport
   /** Peer ids of the relays that lead to this node. */
@@ -102,6 +104,7 @@ export async function createConnectivity(
   const stopMeasuring = serveMeasurements(rpc, base.clock)
   return {
     isPublic,
+    reflectorPorts,
     start() {
       const { circuits } = libp2p.services
       const isServed = (): boolean => isPublic || reachability.isPublic()

@@ -22,6 +22,8 @@ export interface Diagnosis {
   nat: NatReport
   /** Ports that this node listens on, and whether neighbours have reached them just now; null: none could try. */
   ports: ListenCheck[]
+  /** Where this node tells others, by UDP and TCP, how they look from outside. */
+  reflectorPorts: number[]
   /** Peer ids of the relays that lead here. */
   relays: string[]
   /** Peers connected directly, and through relays. */
@@ -39,6 +41,7 @@ export interface DiagnosisOptions {
   rpc: PeerRpc
   clock: Clock
   isPublic: boolean
+  reflectorPorts: readonly number[]
   reachability: () => NetworkReachability
   nat: () => NatReport
   relays: () => string[]
@@ -64,6 +67,7 @@ export async function diagnose(
     public: options.isPublic,
     nat: options.nat(),
     ports,
+    reflectorPorts: [...options.reflectorPorts],
     relays: options.relays(),
     peers: { direct: direct.size, relayed: options.peers().length - direct.size },
     clock,

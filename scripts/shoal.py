@@ -335,8 +335,13 @@ class Node:
 
     # averages ------------------------------------------------------------------------------------
 
-    def average(self, group, model, round, weight=1, min_peers=2, wait_seconds=60, codec="fp32"):
-        """Gives tensors to a round of a group and replaces them by the mean of all; returns whose it is."""
+    def average(
+        self, group, model, round, weight=1, min_peers=2, wait_seconds=60, codec="fp32", group_size=None
+    ):
+        """Gives tensors to a round of a group and replaces them by the mean of all; returns whose it is.
+
+        With a group_size the peers average in smaller groups, drawn anew in every round.
+        """
         tensors = _tensors_of(model)
         length, body = save(tensors)
         headers = {
@@ -346,6 +351,8 @@ class Node:
             "Wait-Ms": int(1000 * wait_seconds),
             "Codec": codec,
         }
+        if group_size is not None:
+            headers["Group-Size"] = group_size
         path = f"/v1/average/{urllib.parse.quote(group, safe='')}"
         with self.open("POST", path, body=body, length=length, headers=headers) as response:
             load(response, tensors)

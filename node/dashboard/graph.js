@@ -10,6 +10,8 @@ const CENTER = { x: SIZE.width / 2, y: SIZE.height / 2 }
 const RADIUS = { x: 165, y: 110 }
 /** More members than that are drawn smaller and without names; the table has them. */
 const NAMED_MAX = 24
+/** Outer steps behind the first within which a member's last round counts as of now. */
+const RECENT_STEPS = 2
 /** Connected peers of other runs, on the rim. */
 const OTHERS_MAX = 32
 
@@ -80,12 +82,15 @@ function placeOf(index, count, reach) {
 }
 
 /**
- * Pairs of members of which one names the other as a partner, each once.
+ * Pairs of members of which one names the other as a partner, each once. What a member says that is far behind was long
+ * ago.
  * @param {RunView} view
  * @returns {(readonly [string, string])[]}
  */
 function averagedPairs({ members }) {
-  const pairs = members.flatMap(({ peer, partners }) =>
+  const front = Math.max(0, ...members.map(({ outerStep }) => outerStep))
+  const recent = members.filter(({ outerStep }) => outerStep >= front - RECENT_STEPS)
+  const pairs = recent.flatMap(({ peer, partners }) =>
     partners.map((partner) => [peer, partner].sort().join(' ')),
   )
   return [...new Set(pairs)].map((pair) => {

@@ -59,7 +59,7 @@ const HOST = '127.0.0.1'
 const LISTEN = `/ip4/${HOST}/tcp/0`
 const DAY_MS = 86_400_000
 const REFLECTOR_PORTS = [40_000, 50_000] as const
-/** To be given a place at a relay, or to make a hole. */
+/** To be given a place at a relay, to make a hole, or for one of a thousand calls on a busy machine. */
 const WAIT_MS = 30_000
 const CHUNK_BYTES = LIMITS.blobBytes
 /** What is sent, again and again: random, and larger than the caches of a core. */
@@ -250,7 +250,7 @@ async function networkSink(path: Path, address: string): Promise<Sink> {
   return {
     transfer: path === 'blobs' ? await blobPull(network, peer) : chunkPull(network, peer),
     async echo(bytes, into) {
-      const reply = await network.rpc.call(peer, 'bench/echo', bytes, { into })
+      const reply = await network.rpc.call(peer, 'bench/echo', bytes, { into, deadlineMs: WAIT_MS })
       if (reply.length !== bytes.length) throw new ShoalError('internal', 'an echo was cut off')
     },
   }

@@ -50,6 +50,8 @@ checkpointEvery = 25
 const SPECS = {
   gossip: 'rule = "gossip-diloco"\nerrorFeedback = 1',
   'all-reduce': 'rule = "diloco"\npseudoGradientCodec = "topk-1024-int4"',
+  // Half of the inner steps are done beside the round before, from local parameters that are committed with them.
+  fragments: 'rule = "diloco"\nfragments = 2\noverlapSteps = 1\nerrorFeedback = 1',
 }
 
 let place: Workplace

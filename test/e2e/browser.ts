@@ -49,7 +49,8 @@ export interface Browser {
   close(): Promise<void>
 }
 
-export async function startBrowser(path: string): Promise<Browser> {
+/** `flags` are further ones of Chromium's. */
+export async function startBrowser(path: string, ...flags: string[]): Promise<Browser> {
   const profile = mkdtempSync(join(tmpdir(), 'shoal-browser-'))
   const settings = [
     '--headless=new',
@@ -59,13 +60,8 @@ export async function startBrowser(path: string): Promise<Browser> {
   ]
   // Of root, as in a container, Chromium has no sandbox; it only ever opens this machine's own page.
   const sandbox = process.getuid?.() === 0 ? ['--no-sandbox', '--disable-dev-shm-usage'] : []
-  const child = spawn(
-    path,
-    [...settings, ...sandbox, `--user-data-dir=${profile}`, 'about:blank'],
-    {
-      stdio: ['ignore', 'ignore', 'pipe'],
-    },
-  )
+  const all = [...settings, ...sandbox, ...flags, `--user-data-dir=${profile}`, 'about:blank']
+  const child = spawn(path, all, { stdio: ['ignore', 'ignore', 'pipe'] })
   const address = new Promise<string>((resolve) => {
     let text = ''
     child.stderr.on('data', (piece) => {

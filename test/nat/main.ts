@@ -17,6 +17,8 @@ import { subsetOf } from './subset.ts'
 /** Of all 64 pairs: what prototypes reached. */
 const DIRECT_MIN = 37
 
+const COLUMN = 16
+
 const { values } = parseArgs({
   options: {
     only: { type: 'string' },
@@ -44,18 +46,22 @@ function line(result: PairResult): string {
   return `${`${from} > ${to}${hadMet ? ' (met)' : ''}`.padEnd(38)} ${first}, ${path}, ${round}${fault === null ? '' : `: ${fault}`}`
 }
 
+/** `D udx 85/1261`: direct, milliseconds to the first data (by a relay, say) and to the direct path; `*`: they had met. */
 function matrix(results: readonly PairResult[]): string[] {
-  const cell = ({ fault, hadMet, hasAveraged, directMs, transport }: PairResult): string => {
-    if (fault !== null || !hasAveraged) return 'FAILED'
-    return directMs === null ? 'R' : `D ${transport} ${hadMet ? '*' : Math.round(directMs)}`
+  const cell = (result: PairResult): string => {
+    const { fault, hadMet, hasAveraged, firstDataMs, directMs, transport } = result
+    if (fault !== null || !hasAveraged || firstDataMs === null) return 'FAILED'
+    const first = Math.round(firstDataMs)
+    if (directMs === null) return `R ${first}`
+    return hadMet ? `D ${transport} *` : `D ${transport} ${first}/${Math.round(directMs)}`
   }
-  const header = ['', ...NAT_TYPES].map((name) => name.padEnd(15)).join('')
+  const header = ['', ...NAT_TYPES].map((name) => name.padEnd(COLUMN)).join('')
   const rows = NAT_TYPES.map((from) => {
     const cells = NAT_TYPES.map((to) => {
       const result = results.find((candidate) => candidate.from === from && candidate.to === to)
       return result === undefined ? '' : cell(result)
     })
-    return [from, ...cells].map((text) => text.padEnd(15)).join('')
+    return [from, ...cells].map((text) => text.padEnd(COLUMN)).join('')
   })
   return [header, ...rows]
 }

@@ -151,6 +151,8 @@ async function roundBesideTraining(
     cut: cut.signal,
     signal,
   }).finally(() => ended.abort())
+  // Awaited below; until then its failure, when the run is stopped, must not count as unhandled.
+  round.catch(() => {})
   try {
     const ahead = await trainBeside(run, steps, ended.signal, signal)
     // Peers of an all-reduce round must come to the same set: they wait for it instead.

@@ -86,7 +86,7 @@ test('a peer much faster than the others does more, and does not run away from t
   const [fast, ...usual] = await race('one fast', [0, 30, 30, 30], 6)
   for (const { averaged, tokensPerStep } of usual) {
     expect(averaged).toBeGreaterThan(0.4)
-    expect(tokensPerStep).toBeGreaterThan(0.6 * TOKENS)
+    expect(tokensPerStep).toBeGreaterThan(0.5 * TOKENS)
   }
   expect(fast?.averaged).toBeGreaterThan(0.4)
   expect(fast?.tokensPerStep).toBeGreaterThan(TOKENS)

@@ -22,14 +22,14 @@ const WEIGHTS = {
   stalled: 4,
   not_reading: 4,
   /** More requests than it may make: to a relay, for holes, for dial-backs. */
-  flood: 2,
+  flood: 1,
   /** Addresses of others, given for its own. */
   foreign_address: 4,
 } as const
 export type Offence = keyof typeof WEIGHTS
 
-/** The weight of a minute ago, and so on. */
-const FORGIVEN_PER_MINUTE = 10
+/** A node that restarts every few seconds asks its neighbours more often than it may, and means no harm. */
+const FORGIVEN_PER_MINUTE = 20
 const BEARABLE = 90
 const BAN_MS = 600_000
 /** Of one peer. */

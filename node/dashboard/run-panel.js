@@ -75,6 +75,7 @@ function figuresOf(view) {
     ['Consensus distance', decimal(view.consensusDistance)],
     ['Tokens/s here', integer(view.tokensPerSecond)],
     ['Tokens/s together', integer(together)],
+    ['Waited for the network', view.waitShare === null ? '-' : percent(view.waitShare)],
     ['Tokens here', integer(view.tokens)],
     ['Parameters', integer(view.parameters)],
     ['Sent', bytes(view.bytesSent)],
@@ -84,6 +85,11 @@ function figuresOf(view) {
     ['Rule', view.rule],
     ['Last round', round === null ? '-' : roundText(round)],
   ]
+}
+
+/** @param {number} share */
+function percent(share) {
+  return `${(100 * share).toFixed(1)} %`
 }
 
 /** @param {NonNullable<RunView['round']>} round */

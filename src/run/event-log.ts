@@ -59,6 +59,7 @@ export function createEventLog(options: EventLogOptions): EventLog {
   const { records, clock, logger, size = LIMITS.loggedEvents, wallMs = Date.now } = options
   const heads = new Map<string, Head>()
   let pending: Omit<LoggedEvent, 'number'>[] = []
+  let dropped = 0
   let work: Promise<unknown> = Promise.resolve()
   const inTurn = <T>(task: () => Promise<T>): Promise<T> => {
     const result = work.then(task)
@@ -68,6 +69,8 @@ export function createEventLog(options: EventLogOptions): EventLog {
   const storePending = async (): Promise<void> => {
     const events = pending
     pending = []
+    if (dropped > 0) logger.warn('events_not_logged', { events: dropped, reason: 'slow disk' })
+    dropped = 0
     try {
       for (const [run, ofRun] of Map.groupBy(events, ({ event }) => event.run)) {
         const head = heads.get(run) ?? (await readHead(records, run))
@@ -80,8 +83,9 @@ export function createEventLog(options: EventLogOptions): EventLog {
   }
   return {
     append(event) {
-      if (event.type === 'inner_progress' || pending.length >= PENDING_MAX) return
-      pending.push({ timeMs: wallMs(), event })
+      if (event.type === 'inner_progress') return
+      if (pending.length >= PENDING_MAX) dropped++
+      else pending.push({ timeMs: wallMs(), event })
       if (pending.length === 1) void inTurn(storePending)
     },
     async *read(run, after = 0) {

@@ -126,6 +126,33 @@ describe('the event log', () => {
     expect((await all(log, 'a')).map(({ number }) => number)).toEqual([1, 3])
   })
 
+  test('says how much it has let go of while the disk did not answer', async () => {
+    const records = createMemoryRecordStore()
+    const disk = Promise.withResolvers<void>()
+    const warned: unknown[] = []
+    const log = createEventLog({
+      records: {
+        ...records,
+        batch: async (operations) => {
+          await disk.promise
+          await records.batch(operations)
+        },
+      },
+      clock: systemClock,
+      logger: {
+        ...silentLogger,
+        warn: (event, fields) => warned.push([event, fields?.['events']]),
+      },
+    })
+    log.append(status('a', 1))
+    await systemClock.sleep(0)
+    for (let number = 2; number <= 2002; number++) log.append(status('a', number))
+    disk.resolve()
+    const read = await all(log, 'a')
+    expect(read.map(({ number }) => number)).toEqual(read.map((_, index) => index + 1))
+    expect(warned).toEqual([['events_not_logged', 2002 - read.length]])
+  })
+
   test('goes on after a disk that was full', async () => {
     const records = createMemoryRecordStore()
     let isFull = true

@@ -47,6 +47,8 @@ export interface Connectivity {
   readonly reflectorPorts: readonly number[]
   reachability(): NetworkReachability
   nat(): NatReport
+  /** As `nat`, looked at just now. */
+  renewNat(): Promise<NatReport>
   /** Peer ids of the relays that lead to this node. */
   relays(): string[]
   relayServer(): RelayServer | undefined
@@ -113,6 +115,7 @@ export async function createConnectivity(
     },
     reachability: () => (isPublic ? 'public' : (reachability.verdict() ?? outlook(nat.report()))),
     nat: () => nat.report(),
+    renewNat: () => nat.renew(),
     relays: () => relays?.held() ?? [],
     relayServer: () => relayServer,
     checkPorts: () => reachability.check(),

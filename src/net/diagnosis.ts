@@ -43,7 +43,7 @@ export interface DiagnosisOptions {
   isPublic: boolean
   reflectorPorts: readonly number[]
   reachability: () => NetworkReachability
-  nat: () => NatReport
+  renewNat: () => Promise<NatReport>
   relays: () => string[]
   links: () => Link[]
   /** Connected Shoal peers. */
@@ -57,7 +57,11 @@ export async function diagnose(
   peer: string | undefined,
   signal: AbortSignal,
 ): Promise<Diagnosis> {
-  const [ports, clock] = await Promise.all([options.checkPorts(), clockOf(options, signal)])
+  const [ports, clock, nat] = await Promise.all([
+    options.checkPorts(),
+    clockOf(options, signal),
+    options.renewNat(),
+  ])
   const measured = await bandwidthOf(options, peer, signal)
   signal.throwIfAborted()
   const links = options.links().filter((link) => options.peers().includes(link.peer))
@@ -65,7 +69,7 @@ export async function diagnose(
   const facts = {
     reachability: options.reachability(),
     public: options.isPublic,
-    nat: options.nat(),
+    nat,
     ports,
     reflectorPorts: [...options.reflectorPorts],
     relays: options.relays(),

@@ -13,7 +13,8 @@ import type { PeerRpc } from './network.ts'
 
 const METHOD = 'net/reflector'
 const MESSAGE_BYTES = 1024
-const REPORT_MS = 600_000
+/** Some ten packets each time; a router may be replaced, or its settings, without a change of address. */
+const REPORT_MS = 120_000
 const TICK_MS = 1_000
 /** Reflectors kept: two tell how a NAT maps, more only replace them. */
 const REFLECTORS = 8
@@ -59,6 +60,8 @@ export type NatProbe = (reflectors: readonly Reflector[], signal: AbortSignal) =
 
 export interface NatWatch {
   report(): NatReport
+  /** Looks now, if there is somebody to ask. Never rejects. */
+  renew(): Promise<NatReport>
   reflectors(): Reflector[]
   /** Asks a neighbour, seen at `host`, whether it reflects. */
   meet(peer: string, host: string): void
@@ -102,20 +105,22 @@ export function createNatWatch(options: NatWatchOptions): NatWatch {
     if (isFirst || report === UNKNOWN_NAT) dueAt = clock.now()
   }
 
+  async function look(ask: NatProbe): Promise<void> {
+    dueAt = clock.now() + REPORT_MS
+    try {
+      const limit = clock.deadline(DEADLINES.natProbeMs, 'probing the NAT', stopping.signal)
+      const next = await ask(newest(reflectors), limit)
+      if (next.type !== report.type) logger.info('nat_type', { type: next.type })
+      report = next
+    } catch (thrown) {
+      logger.debug('nat_probe_failed', { message: messageOf(thrown) })
+    }
+  }
+
   async function run(ask: NatProbe): Promise<void> {
     for (;;) {
       await clock.sleep(TICK_MS, stopping.signal)
-      if (clock.now() < dueAt || reflectors.size === 0) continue
-      dueAt = clock.now() + REPORT_MS
-      try {
-        const limit = clock.deadline(DEADLINES.natProbeMs, 'probing the NAT', stopping.signal)
-        const next = await ask(newest(reflectors), limit)
-        if (next.type !== report.type) logger.info('nat_type', { type: next.type })
-        report = next
-      } catch (thrown) {
-        stopping.signal.throwIfAborted()
-        logger.debug('nat_probe_failed', { message: messageOf(thrown) })
-      }
+      if (clock.now() >= dueAt && reflectors.size > 0) await look(ask)
     }
   }
 
@@ -127,6 +132,10 @@ export function createNatWatch(options: NatWatchOptions): NatWatch {
 
   return {
     report: () => report,
+    async renew() {
+      if (probe !== undefined && reflectors.size > 0) await look(probe)
+      return report
+    },
     reflectors: () => newest(reflectors),
     meet(peer, host) {
       if (probe === undefined || stopping.signal.aborted) return

@@ -1,10 +1,16 @@
 import { describe, expect, test } from 'vitest'
+import { natProbe } from '../../../node/net/nat-probe.ts'
 import { adviceOn } from '../../../src/net/advice.ts'
 import type { Diagnosis } from '../../../src/net/diagnosis.ts'
 import { createIdentity } from '../../../src/net/identity.ts'
 import type { Network } from '../../../src/net/network.ts'
 import { encodeCbor } from '../../../src/store/content.ts'
-import { startHidden, startRelay, startTcpNetwork } from '../node/net/relay-network.ts'
+import {
+  startHidden,
+  startReflector,
+  startRelay,
+  startTcpNetwork,
+} from '../node/net/relay-network.ts'
 import { addressOf, startMemoryNetwork, startPair, until } from './memory-network.ts'
 
 function ask(network: Network, peer?: string): Promise<Diagnosis> {
@@ -16,6 +22,19 @@ function of(diagnosis: Diagnosis, subject: string): Diagnosis['advice'][number] 
 }
 
 describe('a diagnosis', () => {
+  test('looks at the NAT anew, however late it asks', async () => {
+    const ports = await startReflector()
+    const reflecting = await startRelay({}, { reflectorPorts: ports })
+    const bootstrap = reflecting.addresses()
+    const network = await startTcpNetwork({ bootstrap, natProbe: natProbe() })
+    await until(() => network.nat().type !== 'unknown')
+    const before = network.nat()
+    const diagnosis = await ask(network)
+    expect(diagnosis.nat).toMatchObject({ type: 'open', udp: { mapping: 'independent' } })
+    expect(diagnosis.nat.udp?.outside.port).not.toBe(before.udp?.outside.port)
+    expect((await ask(reflecting)).reflectorPorts).toEqual(ports)
+  })
+
   test('tells of ports that neighbours reach, of the clock, and of bandwidth', async () => {
     const called = await startTcpNetwork()
     const caller = await startTcpNetwork()

@@ -1,7 +1,11 @@
 /** Real networks on loopback TCP, some of which nobody can dial. */
+import { randomInt } from 'node:crypto'
 import { onTestFinished } from 'vitest'
+import { openReflector } from '../../../../node/net/reflector.ts'
 import { nodeEncrypters } from '../../../../node/net/tls.ts'
 import { nodeTransports } from '../../../../node/net/transports.ts'
+import { systemClock } from '../../../../src/clock.ts'
+import { silentLogger } from '../../../../src/log.ts'
 import { createNetwork } from '../../../../src/net/host.ts'
 import type { NetworkOptions } from '../../../../src/net/host.ts'
 import { createIdentity } from '../../../../src/net/identity.ts'
@@ -29,6 +33,15 @@ export async function startTcpNetwork(options: Partial<NetworkOptions> = {}): Pr
   })
   onTestFinished(() => network.stop())
   return network
+}
+
+/** The ports on which it answers. */
+export async function startReflector(): Promise<number[]> {
+  const first = randomInt(40_000, 50_000)
+  const ports = [first, first + 1]
+  const reflector = await openReflector({ ports, clock: systemClock, logger: silentLogger })
+  onTestFinished(() => reflector.close())
+  return reflector.ports
 }
 
 export async function startRelay(

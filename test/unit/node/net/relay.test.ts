@@ -1,14 +1,10 @@
-import { randomInt } from 'node:crypto'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { natProbe } from '../../../../node/net/nat-probe.ts'
-import { openReflector } from '../../../../node/net/reflector.ts'
 import { udpPuncher } from '../../../../node/net/udp-punch.ts'
-import { systemClock } from '../../../../src/clock.ts'
-import { silentLogger } from '../../../../src/log.ts'
 import { createMetrics } from '../../../../src/metrics.ts'
 import type { Network } from '../../../../src/net/network.ts'
 import { createRecorder, until } from '../../net/memory-network.ts'
-import { startHidden, startRelay } from './relay-network.ts'
+import { startHidden, startReflector, startRelay } from './relay-network.ts'
 
 const MIB = 1 << 20
 
@@ -90,11 +86,7 @@ describe('two that nobody can dial', () => {
 
 /** TCP takes a lab: on loopback there is no time in which both sides could be on their way. */
 test('a hole for UDP takes the place of the relay under calls', async () => {
-  const first = randomInt(40_000, 50_000)
-  const ports = [first, first + 1]
-  const reflector = await openReflector({ ports, clock: systemClock, logger: silentLogger })
-  onTestFinished(() => reflector.close())
-  const relay = await startRelay({}, { reflectorPorts: reflector.ports })
+  const relay = await startRelay({}, { reflectorPorts: await startReflector() })
   const [a, b] = await startHidden([relay], { punchers: [udpPuncher()], natProbe: natProbe() })
   serveEcho(b)
   const isDirect = (): boolean =>

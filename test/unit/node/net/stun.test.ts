@@ -1,11 +1,9 @@
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { connect } from 'node:net'
-import { randomInt } from 'node:crypto'
 import * as fc from 'fast-check'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { natProbe } from '../../../../node/net/nat-probe.ts'
-import { openReflector } from '../../../../node/net/reflector.ts'
 import {
   decodeStun,
   encodeRequest,
@@ -14,18 +12,9 @@ import {
   TRANSACTION_BYTES,
 } from '../../../../node/net/stun.ts'
 import { systemClock } from '../../../../src/clock.ts'
-import { silentLogger } from '../../../../src/log.ts'
+import { startReflector } from './relay-network.ts'
 
 const transaction = fc.uint8Array({ minLength: TRANSACTION_BYTES, maxLength: TRANSACTION_BYTES })
-
-async function startReflector(): Promise<number[]> {
-  const first = randomInt(40_000, 50_000)
-  const ports = [first, first + 1]
-  const reflector = await openReflector({ ports, clock: systemClock, logger: silentLogger })
-  onTestFinished(() => reflector.close())
-  expect(reflector.ports).toEqual(ports)
-  return ports
-}
 
 describe('messages', () => {
   test('come back as they were written', () => {

@@ -2,7 +2,8 @@
  * Shoal as a library: what a program needs to be a peer of a training swarm.
  *
  * `createNetwork` opens the mesh, `createNode` takes part in runs through it. The same modules run in Node and in
- * browsers; sockets, files and the embedded engine are passed in (the `shoal` program's are in `node/`).
+ * browsers; sockets, files and the embedded engine are passed in. In Node they come from `shoal/transports`,
+ * `shoal/data-folder` and `shoal/engine`; `shoal/client` speaks to a daemon instead of being one.
  */
 export { systemClock, type Clock } from './clock.ts'
 export { FAULTS, ShoalError, type FaultCode } from './errors.ts'

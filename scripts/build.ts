@@ -3,7 +3,7 @@
  * `npm pack` runs it as `prepack`; where scripts are switched off, as in this repository, `npm run build` does.
  */
 import { spawnSync } from 'node:child_process'
-import { chmodSync, cpSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, cpSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { referenceText } from './docs.ts'
@@ -20,5 +20,8 @@ const dashboard = join('node', 'dashboard')
 for (const name of readdirSync(join(ROOT, dashboard)).filter((file) => !file.endsWith('.js'))) {
   cpSync(join(ROOT, dashboard, name), join(DIST, dashboard, name))
 }
+// What is read of it at run time; its other fields are those of the package itself.
+const { version, type } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'))
+writeFileSync(join(DIST, 'package.json'), JSON.stringify({ version, type }))
 chmodSync(join(DIST, 'node', 'cli.js'), 0o755)
 writeFileSync(join(DIST, 'library.md'), referenceText())

@@ -11,6 +11,7 @@ import { messageOf } from '../../src/errors.ts'
 import { hasUpnp, NAT_TYPES, whyNoLab } from './lab.ts'
 import { allPairs, runMatrix } from './matrix.ts'
 import type { Pair, PairResult } from './matrix.ts'
+import { runOneLan } from './one-lan.ts'
 import { runPortForwarding } from './port-forwarding.ts'
 import { subsetOf } from './subset.ts'
 
@@ -88,35 +89,57 @@ const results = await runMatrix({
 const disturbed = await disturbances()
 const connected = results.filter(({ fault, hasAveraged }) => fault === null && hasAveraged).length
 const direct = results.filter(({ directMs }) => directMs !== null).length
-const forwarded = await portForwarding()
+const said = await others()
 const survived = disturbed.filter(({ fault }) => fault === null).length
-if (values.json) console.log(JSON.stringify({ results, connected, direct, disturbed, forwarded }))
+if (values.json) console.log(JSON.stringify({ results, connected, direct, disturbed, said }))
 else {
   for (const row of matrix(results)) console.log(row.trimEnd())
   console.log(`${connected} of ${results.length} connected and averaged, ${direct} direct`)
   console.log(`${survived} of ${disturbed.length} disturbances without a loss`)
-  console.log(forwarded.text)
+  for (const { text } of said) console.log(text)
 }
 const isDirectEnough = pairs.length < allPairs().length || direct >= DIRECT_MIN
 const isFine =
   connected === results.length &&
   survived === disturbed.length &&
   isDirectEnough &&
-  forwarded.isFine
+  said.every(({ isFine: isThisFine }) => isThisFine)
 process.exitCode = isFine ? 0 : 1
 
-/** A router with UPnP, where miniupnpd is installed. */
-async function portForwarding(): Promise<{ isFine: boolean; text: string }> {
-  if (!isAllWanted) return { isFine: true, text: 'port forwarding: not tried' }
-  if (!hasUpnp()) return { isFine: true, text: 'port forwarding: skipped, no miniupnpd here' }
-  const folder = folderOf('port forwarding')
+interface Said {
+  isFine: boolean
+  text: string
+}
+
+/** A router with UPnP, where miniupnpd is installed, and two hosts of one LAN. */
+async function others(): Promise<Said[]> {
+  if (!isAllWanted) return []
+  const forwarding = 'port forwarding by UPnP'
+  const skipped = { isFine: true, text: `${forwarding}: skipped, no miniupnpd here` }
+  const after = (ms: number): string => `after ${Math.round(ms)} ms`
+  return [
+    await say('one LAN', async (folder) => {
+      const { directMs, address } = await runOneLan(folder)
+      return `direct ${address.split('/p2p/')[0]} ${after(directMs)}`
+    }),
+    hasUpnp()
+      ? await say(forwarding, async (folder) => {
+          const { mappedMs, transport, directMs } = await runPortForwarding(folder)
+          return `reachable ${after(mappedMs)}, direct ${transport} ${after(directMs)}`
+        })
+      : skipped,
+  ]
+}
+
+async function say(
+  what: string,
+  run: (folder: string | undefined) => Promise<string>,
+): Promise<Said> {
+  stopping.signal.throwIfAborted()
   try {
-    const { mappedMs, transport, directMs } = await runPortForwarding(folder)
-    const times = [mappedMs, directMs].map((ms) => `after ${Math.round(ms)} ms`)
-    const text = `port forwarding: reachable ${times[0]}, direct ${transport} ${times[1]}`
-    return { isFine: true, text }
+    return { isFine: true, text: `${what}: ${await run(folderOf(what))}` }
   } catch (thrown) {
-    return { isFine: false, text: `port forwarding: FAILED: ${messageOf(thrown)}` }
+    return { isFine: false, text: `${what}: FAILED: ${messageOf(thrown)}` }
   }
 }
 

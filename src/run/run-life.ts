@@ -24,7 +24,7 @@ import {
 
 /** How often the waits for peers and for the board look again, should no event wake them. */
 const LOOK_AGAIN_MS = 500
-/** A peer that comes back looks for its swarm for so long before it trains on alone. */
+/** A peer that comes looks for the others of its swarm for so long before it trains without them. */
 const CONTACT_MS = 5_000
 /** Learning from a few peers how far the swarm is. */
 const ASK_AROUND_MS = 2_000
@@ -219,12 +219,19 @@ async function waitForPeers(run: ReadyRun, signal: AbortSignal): Promise<void> {
   const contactMs = progress.rounds.averaged > 0 ? Math.min(startTimeoutMs, CONTACT_MS) : 0
   while (membership.others().length === 0 && clock.now() - startedMs < contactMs)
     await nextChange(run, signal)
+  let begunMs: number | undefined
   while (progress.outerStep === 0 && clock.now() - startedMs < startTimeoutMs) {
     const others = membership.others()
     const ready = others.filter(
       ({ record }) => record.status === 'waiting' || record.status === 'training',
     )
-    if (ready.length + 1 >= minPeers || others.some(({ record }) => record.outerStep > 0)) return
+    if (ready.length + 1 >= minPeers) return
+    if (others.some(({ record }) => record.outerStep > 0)) {
+      // News of who has begun may come before news of those who began with it; without these the groups would differ.
+      if (begunMs === undefined) await askAround(run, signal)
+      begunMs ??= clock.now()
+      if (clock.now() - begunMs >= CONTACT_MS) return
+    }
     await nextChange(run, signal)
   }
 }

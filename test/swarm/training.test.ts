@@ -1,19 +1,20 @@
 import { describe, expect, test } from 'vitest'
 import { createSwarm, isFinished, realText, tinySpec, waitForRun } from './swarm.ts'
-import type { RunView } from '../../src/run/view.ts'
+import type { ShoalNode } from '../../src/node.ts'
+import type { RoundView, RunView } from '../../src/run/view.ts'
 import type { RunSpecInput } from '../../src/run/manifest.ts'
 
 const text = await realText()
 
-/** Trains one run on a fresh swarm to its end and returns every node's last view, with its rounds. */
+/** Trains one run on a fresh swarm to its end and returns every node's last view, and its rounds. */
 async function train(
   peers: number,
   seed: string,
   overrides: Partial<RunSpecInput>,
-): Promise<{ views: RunView[]; hashes: Map<string, (string | null)[]> }> {
+): Promise<{ views: RunView[]; rounds: RoundView[][] }> {
   const swarm = await createSwarm(peers, seed)
   try {
-    const hashes = new Map<string, (string | null)[]>()
+    const rounds = swarm.nodes.map(roundsOf)
     const [first, ...others] = swarm.nodes
     if (first === undefined) throw new Error('a swarm has nodes')
     const spec = tinySpec({
@@ -32,18 +33,32 @@ async function train(
     const views = await Promise.all(
       swarm.nodes.map((node) => waitForRun(node, id, isFinished, 300_000)),
     )
-    for (const view of views)
-      hashes.set(view.id, [...(hashes.get(view.id) ?? []), view.parametersHash])
-    return { views, hashes }
+    return { views, rounds }
   } finally {
     await swarm.stop()
   }
 }
 
+/** The rounds of a node from now on, as they happen. */
+function roundsOf(node: ShoalNode): RoundView[] {
+  const rounds: RoundView[] = []
+  node.onEvent((event) => {
+    if (event.type === 'outer_step') rounds.push(event.round)
+  })
+  return rounds
+}
+
+const partnersByStep = (rounds: readonly RoundView[]): string[][] =>
+  rounds.map(({ partners }) => partners)
+
 describe('a swarm of 16', () => {
   test('trains, agrees, and replays bit by bit from its seed', async () => {
     const overrides = { outerSteps: 4, innerSteps: 3, averaging: { groupSize: 4 } } as const
-    const { views } = await train(16, 'replay', overrides)
+    const { views, rounds } = await train(16, 'replay', overrides)
+    for (const { partners, reasons } of rounds.flat()) {
+      expect(reasons).toEqual([])
+      expect(partners).toHaveLength(3)
+    }
     for (const view of views) {
       expect(view.rounds).toEqual({ averaged: 4, solo: 0, stale: 0 })
       expect(view.members).toHaveLength(16)
@@ -53,6 +68,8 @@ describe('a swarm of 16', () => {
     // The final merge: one checkpoint, made by all of them.
     expect(new Set(views.map((view) => view.checkpoints.at(-1)?.cid)).size).toBe(1)
     const again = await train(16, 'replay', overrides)
+    // Who averaged with whom, before the bits that came of it: it says where two replays parted.
+    expect(again.rounds.map(partnersByStep)).toEqual(rounds.map(partnersByStep))
     expect(again.views.map((view) => view.parametersHash)).toEqual(
       views.map((view) => view.parametersHash),
     )

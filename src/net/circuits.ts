@@ -145,7 +145,7 @@ function connectionLimits(limit: CircuitLimit | undefined): ConnectionLimits | u
 
 /** Not started yet. */
 export function createCircuits(components: Components, clock: Clock): Circuits {
-  const { registrar, connectionManager, transportManager, events } = components
+  const { registrar, connectionManager, connectionGater, transportManager, events } = components
   const held = createHeldReservations(components)
   const stopping = new AbortController()
   return {
@@ -162,7 +162,13 @@ export function createCircuits(components: Components, clock: Clock): Circuits {
         renewAt: clock.now() + lifetimeMs(reservation?.expiresSeconds) / 2,
       })
     },
-    dial: (address, signal) => transportManager.dial(address, { signal }),
+    async dial(address, signal) {
+      // libp2p's queue asks the gate; this is past it.
+      if ((await connectionGater.denyDialMultiaddr?.(address)) === true) {
+        throw new ShoalError('refused', 'this node dials through no relay')
+      }
+      return await transportManager.dial(address, { signal })
+    },
     release: () => held.release(),
     async start() {
       events.addEventListener('connection:close', held.onClose)

@@ -20,6 +20,8 @@ export function createGate({ offences, isLanOnly }: GateOptions): ConnectionGate
   return {
     denyDialPeer: (peer) => offences.isBanned(peer.toString()),
     denyDialMultiaddr: (address) => isLanOnly && isOutside(address),
+    // Also of what is dialled past the queue, through relays.
+    denyOutboundConnection: (_peer, { remoteAddr }) => isLanOnly && isOutside(remoteAddr),
     denyInboundConnection: ({ remoteAddr }) => isLanOnly && isOutside(remoteAddr),
     denyInboundEncryptedConnection: (peer) => offences.isBanned(peer.toString()),
     denyOutboundEncryptedConnection: (peer) => offences.isBanned(peer.toString()),

@@ -2,6 +2,9 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { describe, expect, test } from 'vitest'
 import { loadConfig } from '../../../../node/config.ts'
 import { scopeOf } from '../../../../node/net/scope.ts'
+import { createMetrics } from '../../../../src/metrics.ts'
+import { until } from '../../net/memory-network.ts'
+import { startHidden, startRelay, startTcpNetwork } from './relay-network.ts'
 
 const OWN = '/ip4/192.0.2.1/tcp/4010'
 
@@ -27,5 +30,21 @@ describe('the network', () => {
     expect(scope(['network', 'lan'])).toMatchObject({ isLanOnly: true, bootstrap: [OWN] })
     expect(() => scope(['network', 'lan'], ['public', true])).toThrow('leave one out')
     expect(() => scope(['network', 'wan'])).toThrow('--network')
+  })
+
+  test('that ends at the LAN has no way through a relay, even one on the LAN', async () => {
+    const metrics = createMetrics()
+    const relay = await startRelay({}, { metrics })
+    const [hidden] = await startHidden([relay])
+    const calls =
+      metrics.read('relay_requests_total') - metrics.read('relay_requests_total', 'reserved')
+    const own = await startTcpNetwork({ isLanOnly: true, bootstrap: relay.addresses() })
+    await until(() => own.connectedPeers().length === 1)
+    await expect(own.connect(hidden.peerId)).rejects.toMatchObject({ code: 'peer_unreachable' })
+    const reserved = metrics.read('relay_requests_total', 'reserved')
+    expect(metrics.read('relay_requests_total') - reserved).toBe(calls)
+    const anywhere = await startTcpNetwork({ bootstrap: relay.addresses() })
+    await until(() => anywhere.connectedPeers().length === 1)
+    expect(await anywhere.connect(hidden.peerId)).toBe(hidden.peerId)
   })
 })

@@ -53,7 +53,7 @@ export interface Connectivity {
   relays(): string[]
   relayServer(): RelayServer | undefined
   /** Has neighbours dial each port that is listened on. */
-  checkPorts(): Promise<ListenCheck[]>
+  checkPorts(signal: AbortSignal): Promise<ListenCheck[]>
   stop(): Promise<void>
 }
 
@@ -118,7 +118,7 @@ export async function createConnectivity(
     renewNat: () => nat.renew(),
     relays: () => relays?.held() ?? [],
     relayServer: () => relayServer,
-    checkPorts: () => reachability.check(),
+    checkPorts: (signal) => reachability.check(signal),
     async stop() {
       stopMeasuring()
       for (const part of [relays, paths, pathWatch, nat, reachability, relayServer]) {
@@ -177,6 +177,9 @@ async function serveAsRelay(
   return server
 }
 
+/** Between two reactions to another network: a neighbour may claim each second that this node is elsewhere. */
+const CHANGE_PAUSE_MS = 15_000
+
 interface Followers {
   reachability: Reachability
   nat: NatWatch
@@ -185,10 +188,16 @@ interface Followers {
 }
 
 function followConnections(
-  { libp2p, rpc }: Parts,
+  { libp2p, rpc, base }: Parts,
   { reachability, nat, paths, isPunched }: Followers,
 ): void {
   let hosts = ''
+  const onNetworkChange = withPauses(base, () => {
+    // Nothing that was found out before need be true.
+    nat.refresh()
+    reachability.recheck()
+    paths.retry()
+  })
   libp2p.addEventListener('peer:identify', ({ detail }: CustomEvent<IdentifyResult>) => {
     const { connection, observedAddr } = detail
     const host = hostOf(connection.remoteAddr)
@@ -197,15 +206,28 @@ function followConnections(
     reachability.ask(peer, observedAddr)
     if (host !== undefined) nat.meet(peer, host)
     const seenAt = reachability.seenAt().toSorted().join(' ')
-    if (hosts !== '' && seenAt !== hosts) {
-      // Another network: nothing that was found out before need be true.
-      nat.refresh()
-      reachability.recheck()
-      paths.retry()
-    }
+    if (hosts !== '' && seenAt !== hosts) onNetworkChange()
     hosts = seenAt
   })
   libp2p.addEventListener('connection:open', ({ detail }: CustomEvent<Connection>) => {
     rpc.migrate(detail)
   })
+}
+
+/** Acts at once, then once more when the pause is over if it was to act meanwhile. */
+function withPauses({ clock, stopping }: NetworkBase, act: () => void): () => void {
+  let isPausing = false
+  let isDue = false
+  const perform = (): void => {
+    isDue = isPausing
+    if (isPausing) return
+    isPausing = true
+    act()
+    const goOn = (): void => {
+      isPausing = false
+      if (isDue) perform()
+    }
+    clock.sleep(CHANGE_PAUSE_MS, stopping).then(goOn, () => {})
+  }
+  return perform
 }

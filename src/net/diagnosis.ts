@@ -48,7 +48,7 @@ export interface DiagnosisOptions {
   links: () => Link[]
   /** Connected Shoal peers. */
   peers: () => string[]
-  checkPorts: () => Promise<ListenCheck[]>
+  checkPorts: (signal: AbortSignal) => Promise<ListenCheck[]>
 }
 
 /** `peer`: to measure with; by default the one with the shortest direct way. Rejects only when the signal fires. */
@@ -58,7 +58,7 @@ export async function diagnose(
   signal: AbortSignal,
 ): Promise<Diagnosis> {
   const [ports, clock, nat] = await Promise.all([
-    options.checkPorts(),
+    options.checkPorts(signal),
     clockOf(options, signal),
     options.renewNat(),
   ])

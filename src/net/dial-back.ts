@@ -78,19 +78,18 @@ export function serveDialBack(
 
   return rpc.handle(METHOD, async (request, { peer, signal }) => {
     const { addresses } = parseMessage(requestSchema, request, `"${METHOD}" request`, MESSAGE_BYTES)
+    // No offence: whoever changes networks, or is made to believe it, asks too often and means no harm.
+    if (!rate.allows(peer)) throw new ShoalError('limit_exceeded', 'ask again in a minute')
     const hosts = seenAt(libp2p.getConnections(peerIdFromString(peer)))
     const candidates = dialable(addresses, peer, hosts)
     if (candidates.length === 0) {
-      if (addresses.some((text) => isForeign(text, hosts))) {
+      // Whom this node has dialled itself cannot know at which address it is seen.
+      if (hosts.size > 0 && addresses.some((text) => isForeign(text, hosts))) {
         offences.note(peer, 'foreign_address', 'it asked to dial back to hosts of others')
       }
       throw new ShoalError('refused', 'none of the addresses has the IP that you are seen at')
     }
-    const isAllowed = rate.allows(peer)
-    if (!isAllowed) offences.note(peer, 'flood', 'too many requests to dial back')
-    if (dialling >= AT_ONCE || !isAllowed) {
-      throw new ShoalError('limit_exceeded', 'ask again in a minute')
-    }
+    if (dialling >= AT_ONCE) throw new ShoalError('limit_exceeded', 'ask again in a minute')
     dialling++
     try {
       const limit = clock.deadline(DEADLINES.dialBackMs, 'dialling back', signal)

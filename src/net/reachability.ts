@@ -10,6 +10,7 @@ import type { Connection, Libp2p } from '@libp2p/interface'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import type { Clock } from '../clock.ts'
 import { messageOf } from '../errors.ts'
+import { LIMITS } from '../limits.ts'
 import type { Logger } from '../log.ts'
 import type { Random } from '../random.ts'
 import {
@@ -37,6 +38,10 @@ const RETRY_MAX_MS = 300_000
 const REFUTATIONS = 2
 /** Neighbours asked at once. */
 const ASKED = 3
+/** The answer of a neighbour that has dialled may be here before its handshake is over. */
+const ARRIVAL_MS = 1_000
+/** All ports that are checked, whoever does not answer. */
+const CHECK_MS = 25_000
 
 export interface ReachabilityOptions {
   libp2p: Pick<Libp2p, 'addEventListener' | 'removeEventListener' | 'getConnections' | 'dial'>
@@ -65,8 +70,8 @@ export interface Reachability {
   seenAt(): string[]
   /** Something about the network has changed: proofs are made again. */
   recheck(): void
-  /** Has neighbours dial each port by itself. Never rejects. */
-  check(): Promise<ListenCheck[]>
+  /** Has neighbours dial each port by itself. Never rejects: what is not known when the signal fires stays so. */
+  check(signal: AbortSignal): Promise<ListenCheck[]>
   stop(): void
 }
 
@@ -100,9 +105,13 @@ export function createReachability(options: ReachabilityOptions): Reachability {
   libp2p.addEventListener('connection:open', onOpen)
   libp2p.addEventListener('connection:close', onClose)
   const stopServing = serveDialBack(rpc, libp2p, clock, options.offences)
+  const asked = new Set<string>()
   const ask = async (peer: string): Promise<void> => {
+    if (asked.has(peer)) return
     const addresses = candidates(options, observed.get(peer))
-    const outcome = await askDialBack(rpc, peer, addresses, stopping.signal)
+    asked.add(peer)
+    const outcome = await dialBackBy(peer, addresses, options, stopping.signal)
+    asked.delete(peer)
     if (!stopping.signal.aborted) proofs.note(outcome)
   }
   const askSome = async (): Promise<void> => {
@@ -126,7 +135,8 @@ export function createReachability(options: ReachabilityOptions): Reachability {
     },
     seenAt: () => hostsOf(observed.values()),
     recheck: () => void askSome(),
-    check: () => checkPorts(options, observed, proofs, stopping.signal),
+    check: (signal) =>
+      checkPorts(options, observed, proofs, AbortSignal.any([signal, stopping.signal])),
     stop() {
       stopping.abort()
       stopServing()
@@ -178,8 +188,8 @@ function createProofs(options: ReachabilityOptions): Proofs {
     reached: () => [...reached.values()],
     isDoubtful: () => clock.now() - (proof?.at ?? 0) >= RENEW_MS || refutations > 0,
     onOpen(connection) {
-      const { direction, remoteAddr } = connection
-      if (direction === 'inbound' && isUnaided(remoteAddr) && !options.isPunched(connection)) {
+      const { remoteAddr } = connection
+      if (isProof(connection, options)) {
         const isFromGlobal = isGlobal(remoteAddr)
         if (isFromGlobal || proof?.isGlobal !== true) {
           proof = { at: clock.now(), isGlobal: isFromGlobal }
@@ -195,7 +205,44 @@ function createProofs(options: ReachabilityOptions): Proofs {
       if (proof !== undefined) proof.at = clock.now()
       reached.set(outcome.address.toString(), outcome.address)
       options.onReached(outcome.address)
+      const [oldest] = reached
+      if (reached.size <= LIMITS.peerAddresses || oldest === undefined) return
+      reached.delete(oldest[0])
+      options.onLost(oldest[1])
     },
+  }
+}
+
+/** Came in through no relay, and no hole that was punched for it. */
+function isProof(
+  connection: Connection,
+  { isPunched }: Pick<ReachabilityOptions, 'isPunched'>,
+): boolean {
+  const { direction, remoteAddr } = connection
+  return direction === 'inbound' && isUnaided(remoteAddr) && !isPunched(connection)
+}
+
+/** As `askDialBack`; a neighbour that claims to have reached this node is believed when it has come in meanwhile. */
+async function dialBackBy(
+  peer: string,
+  addresses: readonly Multiaddr[],
+  options: ReachabilityOptions,
+  signal: AbortSignal,
+): Promise<DialBackOutcome> {
+  const { libp2p, rpc, clock } = options
+  const arrived = new AbortController()
+  const onOpen = ({ detail }: CustomEvent<Connection>): void => {
+    if (detail.remotePeer.toString() === peer && isProof(detail, options)) arrived.abort()
+  }
+  libp2p.addEventListener('connection:open', onOpen)
+  try {
+    const outcome = await askDialBack(rpc, peer, addresses, signal)
+    if (outcome.kind !== 'reached') return outcome
+    const either = AbortSignal.any([signal, arrived.signal])
+    await clock.sleep(ARRIVAL_MS, either).catch(() => {})
+    return arrived.signal.aborted ? outcome : { kind: 'unknown' }
+  } finally {
+    libp2p.removeEventListener('connection:open', onOpen)
   }
 }
 
@@ -236,11 +283,14 @@ async function checkPorts(
   proofs: Proofs,
   signal: AbortSignal,
 ): Promise<ListenCheck[]> {
-  const nameOf = (address: Multiaddr): string => `${portOf(address)}/${transportOf(address)}`
+  const limit = options.clock.deadline(CHECK_MS, 'checking the ports', signal)
   const own = candidates(options, undefined).filter((address) => portOf(address) !== undefined)
-  const ports = [...new Set(own.map(nameOf))].map(async (name) => {
-    const addresses = own.filter((address) => nameOf(address) === name)
-    const outcome = await dialBackOf(options.rpc, addresses, observed, signal)
+  const ports = [...new Set(own.map(nameOf))].map(async (name, index) => {
+    // Each port begins with another neighbour: one of them dials back twice a minute only.
+    const all = [...observed]
+    const first = index % Math.max(1, all.length)
+    const asked = [...all.slice(first), ...all.slice(0, first)].slice(0, ASKED)
+    const outcome = await dialBackOf(name, asked, options, limit)
     if (outcome.kind === 'reached') proofs.note(outcome)
     const reached = proofs.reached().find((address) => nameOf(address) === name)
     const [port = '', transport = ''] = name.split('/')
@@ -258,17 +308,20 @@ function refuted({ kind }: DialBackOutcome): false | null {
   return kind === 'unreachable' ? false : null
 }
 
-/** The answer of the first neighbour that could try. */
+function nameOf(address: Multiaddr): string {
+  return `${portOf(address)}/${transportOf(address)}`
+}
+
+/** The answer of the first neighbour that could try the port of this name. */
 async function dialBackOf(
-  rpc: PeerRpc,
-  own: readonly Multiaddr[],
-  observed: ReadonlyMap<string, Multiaddr>,
+  name: string,
+  asked: readonly (readonly [peer: string, seen: Multiaddr])[],
+  options: ReachabilityOptions,
   signal: AbortSignal,
 ): Promise<DialBackOutcome> {
-  for (const [peer, seen] of [...observed].slice(0, ASKED)) {
-    const host = hostOf(seen)
-    const mapped = host === undefined ? [] : own.map((address) => withHost(address, host))
-    const outcome = await askDialBack(rpc, peer, [...own, ...mapped], signal)
+  for (const [peer, seen] of asked) {
+    const addresses = candidates(options, seen).filter((address) => nameOf(address) === name)
+    const outcome = await dialBackBy(peer, addresses, options, signal)
     if (outcome.kind !== 'unknown') return outcome
   }
   return { kind: 'unknown' }

@@ -1,14 +1,20 @@
 import { createServer } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { nodeTransports } from '../../../node/net/transports.ts'
+import { createMetrics } from '../../../src/metrics.ts'
 import { createNetwork } from '../../../src/net/host.ts'
+import type { NetworkOptions } from '../../../src/net/host.ts'
 import { createIdentity } from '../../../src/net/identity.ts'
 import type { Network } from '../../../src/net/network.ts'
 import { encodeCbor } from '../../../src/store/content.ts'
 import { addressOf, startMemoryNetwork, startPair, until } from './memory-network.ts'
 
-async function startTcp(listen: string[]): Promise<Network> {
+async function startTcp(
+  listen: string[],
+  options: Pick<NetworkOptions, 'metrics'> = {},
+): Promise<Network> {
   const network = await createNetwork({
+    ...options,
     identity: await createIdentity(),
     transports: nodeTransports(),
     listen,
@@ -56,27 +62,30 @@ describe('a dial-back', () => {
 
   test('never goes to another IP, another peer, or through a relay', async () => {
     const called = await startTcp(['/ip4/127.0.0.1/tcp/0'])
-    const caller = await startTcp([])
-    await caller.connect(addressOf(called))
     const trap = await startTrap('127.0.0.2')
     const here = await startTrap('127.0.0.1')
     const stranger = (await createIdentity()).peerId
     const refused = [
-      [`/ip4/127.0.0.2/tcp/${trap.port}/p2p/${caller.peerId}`],
-      [`/dns4/localhost/tcp/${here.port}/p2p/${caller.peerId}`],
-      [`/ip4/127.0.0.1/tcp/${here.port}/p2p/${stranger}`],
-      [`/ip4/127.0.0.1/tcp/${here.port}`],
-      [`/ip4/127.0.0.1/tcp/${here.port}/p2p/${stranger}/p2p-circuit/p2p/${caller.peerId}`],
-      ['/memory/x', 'not an address', ''],
+      (self: string) => [`/ip4/127.0.0.2/tcp/${trap.port}/p2p/${self}`],
+      (self: string) => [`/dns4/localhost/tcp/${here.port}/p2p/${self}`],
+      () => [`/ip4/127.0.0.1/tcp/${here.port}/p2p/${stranger}`],
+      () => [`/ip4/127.0.0.1/tcp/${here.port}`],
+      (self: string) => [`/ip4/127.0.0.1/tcp/${here.port}/p2p/${stranger}/p2p-circuit/p2p/${self}`],
+      () => ['/memory/x', 'not an address', ''],
     ]
-    for (const addresses of refused) {
+    // Each caller once: more would be too often.
+    for (const addressesOf of refused) {
+      const caller = await startTcp([])
+      await caller.connect(addressOf(called))
+      const addresses = addressesOf(caller.peerId)
       await expect(ask(caller, called, addresses)).rejects.toMatchObject({ code: 'refused' })
     }
     expect(trap.visits() + here.visits()).toBe(0)
   })
 
   test('is made rarely for one peer, and says when nobody answers', async () => {
-    const called = await startTcp(['/ip4/127.0.0.1/tcp/0'])
+    const metrics = createMetrics()
+    const called = await startTcp(['/ip4/127.0.0.1/tcp/0'], { metrics })
     const caller = await startTcp([])
     await caller.connect(addressOf(called))
     const trap = await startTrap('127.0.0.1')
@@ -87,18 +96,26 @@ describe('a dial-back', () => {
       })
       expect(trap.visits()).toBe(visits)
     }
-    await expect(ask(caller, called, addresses)).rejects.toMatchObject({ code: 'limit_exceeded' })
+    for (let time = 0; time < 100; time++) {
+      await expect(ask(caller, called, addresses)).rejects.toMatchObject({ code: 'limit_exceeded' })
+    }
     expect(trap.visits()).toBe(2)
+    // A peer that believes what its neighbours say may ask too often without harm in mind.
+    expect(metrics.read('peer_offences_total')).toBe(0)
   })
 
   test('is not made for a caller without an IP, or whom this node dialled itself', async () => {
     const [client, server] = await startPair()
     await expect(ask(client, server, client.addresses())).rejects.toMatchObject({ code: 'refused' })
-    const called = await startTcp([])
+    const metrics = createMetrics()
+    const called = await startTcp([], { metrics })
     const caller = await startTcp(['/ip4/127.0.0.1/tcp/0'])
     await called.connect(addressOf(caller))
     await until(() => caller.connectedPeers().length === 1)
-    await expect(ask(caller, called, caller.addresses())).rejects.toMatchObject({ code: 'refused' })
+    const outside = `/ip4/11.0.0.7/tcp/4010/p2p/${caller.peerId}`
+    const addresses = [...caller.addresses(), outside]
+    await expect(ask(caller, called, addresses)).rejects.toMatchObject({ code: 'refused' })
+    expect(metrics.read('peer_offences_total')).toBe(0)
   })
 
   test.each([

@@ -51,15 +51,18 @@ export async function connectionTo(
   if (existing !== undefined) return existing
   const known = await shortened(libp2p, await knownAddresses(libp2p, id))
   const around = await sharedRelays(libp2p, id)
+  const failed = new Set<string>()
   try {
     const limit = clock.deadline(KNOWN_MS, 'dialling known addresses', signal)
-    if (known.length > 0) return await dialAny([...known, ...around], options, limit)
+    if (known.length > 0) return await dialAny([...known, ...around], failed, options, limit)
   } catch (thrown) {
     if (signal.aborted) throw thrown
   }
-  const tried = new Set(known.map(String))
+  for (const address of known) failed.add(address.toString())
+  // A relay that was only slow gets another chance; one that has refused need not say so again.
+  const others = around.filter((address) => !failed.has(address.toString()))
   return await firstOf(
-    [(limit) => dialFound(id, tried, options, limit), ...throughEach(around, libp2p)],
+    [(limit) => dialFound(id, failed, options, limit), ...throughEach(others, failed, libp2p)],
     clock,
     signal,
   )
@@ -67,24 +70,25 @@ export async function connectionTo(
 
 type Attempt = (signal: AbortSignal) => Promise<Connection>
 
-/** Where the DHT says that the peer is, but for what was `tried`. */
+/** Where the DHT says that the peer is, but for what has `failed`. */
 async function dialFound(
   id: PeerId,
-  tried: ReadonlySet<string>,
+  failed: Set<string>,
   options: PeerDialOptions,
   signal: AbortSignal,
 ): Promise<Connection> {
   const { libp2p, untilServer } = options
   await untilServer(signal)
   const found = await shortened(libp2p, await foundAddresses(libp2p, id, signal))
-  const others = found.filter((address) => !tried.has(address.toString()))
+  const others = found.filter((address) => !failed.has(address.toString()))
   if (others.length === 0) throw new ShoalError('peer_unreachable', 'no address of it answers')
-  return await dialAny(others, options, signal)
+  return await dialAny(others, failed, options, signal)
 }
 
 /** What leads straight to the peer first, then each relay. */
 async function dialAny(
   addresses: readonly Multiaddr[],
+  failed: Set<string>,
   { libp2p, clock }: PeerDialOptions,
   signal: AbortSignal,
 ): Promise<Connection> {
@@ -93,16 +97,27 @@ async function dialAny(
   const direct = tried.filter((address) => isDirect(address))
   const relayed = tried.filter((address) => isRelayed(address))
   const straight: Attempt = (limit) => libp2p.dial(direct, { signal: limit })
-  const attempts = [...(direct.length > 0 ? [straight] : []), ...throughEach(relayed, libp2p)]
+  const attempts = [
+    ...(direct.length > 0 ? [straight] : []),
+    ...throughEach(relayed, failed, libp2p),
+  ]
   return await firstOf(attempts, clock, signal)
 }
 
-/** Not by libp2p's queue, which dials one address of a peer after the other. */
+/** Not by libp2p's queue, which dials one address of a peer after the other. Notes those that fail by themselves. */
 function throughEach(
   relayed: readonly Multiaddr[],
+  failed: Set<string>,
   { services }: Pick<Libp2pNode, 'services'>,
 ): Attempt[] {
-  return relayed.map((address) => (limit) => services.circuits.dial(address, limit))
+  return relayed.map((address) => async (limit) => {
+    try {
+      return await services.circuits.dial(address, limit)
+    } catch (thrown) {
+      if (!limit.aborted) failed.add(address.toString())
+      throw thrown
+    }
+  })
 }
 
 /**

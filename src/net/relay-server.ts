@@ -83,6 +83,8 @@ const RESERVATION_SECONDS = 12 * 3600
 const HOST_SHARE = 1 / 4
 /** Of one peer: a swarm of some dozen members that all meet again at once. */
 const REQUESTS_PER_MINUTE = 120
+/** Beyond, requests are refused, and from here on an offence: a larger swarm asks more often, and means no harm. */
+const REFUSALS_PER_MINUTE = 360
 
 interface Reservation {
   host: string | undefined
@@ -99,6 +101,7 @@ interface Relay extends RelayServerOptions {
   circuits: Set<Circuit>
   queue: FairQueue
   requests: RateLimit
+  refusals: RateLimit
   /** Told to both ends of each circuit. */
   limit: CircuitLimit
   stopping: AbortSignal
@@ -114,6 +117,7 @@ export async function createRelayServer(options: RelayServerOptions): Promise<Re
     circuits: new Set(),
     queue: createFairQueue(limits.bytesPerSecond, clock),
     requests: createRateLimit({ perMinute: REQUESTS_PER_MINUTE, clock }),
+    refusals: createRateLimit({ perMinute: REFUSALS_PER_MINUTE, clock }),
     limit: { seconds: Math.ceil(limits.circuitMs / 1000), bytes: limits.circuitBytes },
     stopping: stopping.signal,
     bytesRelayed: 0,
@@ -192,7 +196,9 @@ async function decide(
   const from = connection.remotePeer
   if (isRelayed(connection.remoteAddr)) return refuse(RELAY_STATUS.permissionDenied, 'refused')
   if (!relay.requests.allows(from.toString())) {
-    relay.offences.note(from.toString(), 'flood', 'too many requests to the relay')
+    if (!relay.refusals.allows(from.toString())) {
+      relay.offences.note(from.toString(), 'flood', 'too many requests to the relay')
+    }
     return refuse(RELAY_STATUS.resourceLimitExceeded, 'flood')
   }
   if (request.type === 'reserve') {

@@ -51,17 +51,17 @@ describe('a relay', () => {
     for (let time = 0; time < 130; time++) statuses.add(await ask(flooder, { type: 'reserve' }))
     expect(statuses).toEqual(new Set([RELAY_STATUS.ok, RELAY_STATUS.resourceLimitExceeded]))
     expect(metrics.read('relay_requests_total', 'flood')).toBeGreaterThan(5)
-    expect(metrics.read('peer_offences_total', 'flood')).toBe(
-      metrics.read('relay_requests_total', 'flood'),
-    )
-    expect(events.find(({ event }) => event === 'peer_offended')).toMatchObject({
-      fields: { peer: expect.any(String), offence: 'flood' },
-    })
+    // A large swarm that meets again asks as often.
+    expect(metrics.read('peer_offences_total')).toBe(0)
     const floodOn = async (): Promise<void> => {
       while (flooder.status === 'open') await ask(flooder, { type: 'reserve' })
     }
     await floodOn().catch(() => {})
     await until(() => metrics.read('peers_banned_total') === 1)
+    expect(metrics.read('relay_requests_total', 'flood')).toBeGreaterThan(400)
+    expect(events.find(({ event }) => event === 'peer_offended')).toMatchObject({
+      fields: { peer: expect.any(String), offence: 'flood' },
+    })
     // Honest peers are served meanwhile, and afterwards.
     const [a, b] = await startHidden([relay])
     b.rpc.handle('test/echo', async (request) => request)

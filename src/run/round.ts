@@ -52,6 +52,8 @@ export interface RoundInput {
 const CANDIDATES_ASKED = 2
 /** Others may have begun to wait for a silent partner when this peer had ended; so much longer they may take. */
 const AGREEMENT_PATIENCE = 2
+/** Share of a round that is left for agreeing on the set: who runs out of time before takes all others for silent. */
+const AGREEMENT_SHARE = 1 / 4
 
 export async function performRound(
   exchange: RoundExchange,
@@ -63,7 +65,10 @@ export async function performRound(
   exchange.offer(key, own)
   const result = await withDeadline(clock, timeoutMs, 'the round', signal, async (limited) => {
     const collecting = cut === undefined ? limited : AbortSignal.any([limited, cut])
-    const answers = await collect(exchange, input, collecting)
+    const collectMs = exact ? (1 - AGREEMENT_SHARE) * timeoutMs : timeoutMs
+    const answers = await withDeadline(clock, collectMs, 'collecting', collecting, (ending) =>
+      collect(exchange, input, ending),
+    )
     const collected = [own, ...contributionsIn(answers)].sort(byPeer)
     const agreed = exact
       ? await agree(exchange, input, collected, limited)

@@ -2,14 +2,14 @@
 import { isIPv4 } from 'node:net'
 import { multiaddr } from '@multiformats/multiaddr'
 import type { Clock } from '../../src/clock.ts'
-import { messageOf } from '../../src/errors.ts'
+import { messageOf, ShoalError } from '../../src/errors.ts'
 import type { Logger } from '../../src/log.ts'
 import { hostOf, isGlobalHost, portOf, transportOf } from '../../src/net/addresses.ts'
 import type { Endpoint } from '../../src/net/nat.ts'
 import { findGateway, mapPort, unmapPort } from './upnp.ts'
 import type { Gateway } from './upnp.ts'
 
-/** Of a node that is killed, the mapping ends by itself. */
+/** Of a node that is killed, the mapping ends by itself, but with routers that know permanent mappings only. */
 const LEASE_SECONDS = 3600
 /** Renewed well before: a router that has restarted has forgotten, and this machine may be in another network. */
 const CHECK_MS = 600_000
@@ -41,24 +41,29 @@ export function lanPortOf(addresses: readonly string[]): number | undefined {
 
 export function keepPortMapped({ port, clock, logger, searchAt }: PortMappingOptions): PortMapping {
   const stopping = new AbortController()
-  let mapped: Gateway | undefined
+  /** The router that may have a mapping: asked for one, whether or not its answer has come. */
+  let asked: Gateway | undefined
+  let isMapped = false
 
   async function map(): Promise<void> {
     const gateway = await findGateway(stopping.signal, searchAt)
-    if (gateway === undefined) {
-      mapped = undefined
-      return logger.debug('no_port_mapping', { port, message: 'no router answers to UPnP' })
-    }
-    await mapPort(gateway, port, LEASE_SECONDS, stopping.signal)
-    if (mapped === undefined) logger.info('port_mapped', { port, router: gateway.host })
-    mapped = gateway
+    if (gateway === undefined) throw new ShoalError('refused', 'no router answers to UPnP')
+    const before = asked
+    asked = gateway
+    await mapPort(gateway, port, LEASE_SECONDS, stopping.signal).catch((thrown: unknown) => {
+      // What is not ours is not ours to take back: another machine may have the port.
+      if (thrown instanceof ShoalError && thrown.code === 'refused') asked = before
+      throw thrown
+    })
+    if (!isMapped) logger.info('port_mapped', { port, router: gateway.host })
+    isMapped = true
   }
 
   async function run(): Promise<void> {
     for (;;) {
       await map().catch((thrown: unknown) => {
         stopping.signal.throwIfAborted()
-        mapped = undefined
+        isMapped = false
         logger.debug('no_port_mapping', { port, message: messageOf(thrown) })
       })
       await clock.sleep(CHECK_MS, stopping.signal)
@@ -73,9 +78,9 @@ export function keepPortMapped({ port, clock, logger, searchAt }: PortMappingOpt
     async close() {
       stopping.abort()
       await running
-      if (mapped === undefined) return
+      if (asked === undefined) return
       const limit = clock.deadline(FAREWELL_MS, 'giving the port back')
-      await unmapPort(mapped, port, limit).catch((thrown: unknown) => {
+      await unmapPort(asked, port, limit).catch((thrown: unknown) => {
         logger.debug('port_not_unmapped', { port, message: messageOf(thrown) })
       })
     },

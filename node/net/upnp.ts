@@ -143,18 +143,19 @@ async function describe(location: URL, signal: AbortSignal): Promise<Gateway | u
     const controlUrl = new URL(control, location)
     if (controlUrl.hostname !== location.hostname) continue
     const { hostname: host } = location
-    const localHost = await hostTowards(host, Number(location.port) || 80)
+    const localHost = await hostTowards(host, Number(location.port) || 80, signal)
     return { host, localHost, controlUrl: controlUrl.href, service: type }
   }
   return undefined
 }
 
 /** The address of this machine that packets to `host` leave from. */
-async function hostTowards(host: string, port: number): Promise<string> {
+async function hostTowards(host: string, port: number, signal: AbortSignal): Promise<string> {
+  const limit = systemClock.deadline(HTTP_MS, 'finding the way to the router', signal)
   const socket = createSocket('udp4')
   try {
     socket.connect(port, host)
-    await once(socket, 'connect')
+    await raceSignal(once(socket, 'connect'), limit)
     return socket.address().address
   } finally {
     socket.close()

@@ -25,6 +25,8 @@ interface Behaviour {
   control?: string
   /** Error codes of the first answers; undefined: done. */
   errors?: (string | undefined)[]
+  /** Maps, but never says so. */
+  isSilent?: boolean
   description?: string
 }
 
@@ -43,6 +45,7 @@ async function startRouter(behaviour: Behaviour = {}): Promise<Router> {
     const header = String(incoming.headers['soapaction'])
     asked.push(`${header} ${body}`)
     const action = /#(\w+)"/.exec(header)?.[1]
+    if (behaviour.isSilent === true && action === 'AddPortMapping') return
     const error = errors.shift()
     if (error === undefined) return void outgoing.end(`<u:${action}Response/>`)
     outgoing.statusCode = 500
@@ -125,6 +128,25 @@ test('a node keeps its port forwarded while it runs', async () => {
   await mapping.close()
   expect(asked).toHaveLength(2)
   expect(asked[1]).toContain('DeletePortMapping')
+})
+
+test('a node that ends before the router has answered gives the port back', async () => {
+  const { searchAt, asked } = await startRouter({ isSilent: true })
+  const { logger } = createRecorder()
+  const mapping = keepPortMapped({ port: 4010, clock: systemClock, logger, searchAt })
+  await until(() => asked.length === 1)
+  await mapping.close()
+  expect(asked).toHaveLength(2)
+  expect(asked[1]).toContain('DeletePortMapping')
+})
+
+test('a node takes no port from another machine that has it', async () => {
+  const { searchAt, asked } = await startRouter({ errors: ['718'] })
+  const { logger, events } = createRecorder()
+  const mapping = keepPortMapped({ port: 4010, clock: systemClock, logger, searchAt })
+  await until(() => events.some(({ event }) => event === 'no_port_mapping'))
+  await mapping.close()
+  expect(asked).toHaveLength(1)
 })
 
 test('a node without such a router goes on as if nothing were', async () => {

@@ -13,15 +13,22 @@ const STEPS_MAX = 4_000
 export function createHistory(api, run) {
   /** @type {RunHistory} */
   const all = { newest: 0, steps: [], validations: [], members: [] }
+  const fetchMore = async () => {
+    /** @type {RunHistory} */
+    const more = await api.get(`/v1/runs/${run}/history?after=${all.newest}`)
+    all.newest = Math.max(all.newest, more.newest)
+    all.steps = thinned(joined(all.steps, more.steps))
+    all.validations = thinned(joined(all.validations, more.validations))
+    all.members = [...all.members, ...more.members].slice(-STEPS_MAX)
+  }
+  /** @type {Promise<void> | undefined} */
+  let underWay
   return {
     all,
+    /** One at a time: two that ask from the same place on would add the same twice. */
     async refresh() {
-      /** @type {RunHistory} */
-      const more = await api.get(`/v1/runs/${run}/history?after=${all.newest}`)
-      all.newest = Math.max(all.newest, more.newest)
-      all.steps = thinned(joined(all.steps, more.steps))
-      all.validations = thinned(joined(all.validations, more.validations))
-      all.members = [...all.members, ...more.members].slice(-STEPS_MAX)
+      underWay ??= fetchMore().finally(() => (underWay = undefined))
+      await underWay
     },
   }
 }

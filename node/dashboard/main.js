@@ -221,13 +221,21 @@ function listen(page) {
     const input = { run: textOf(fields, 'run'), ...(data !== '' && { data }) }
     opened(await api.post('/v1/runs/join', input))
   })
+  /** The run that the open dialog names, whatever is shown meanwhile. */
+  let leaving = ''
   const openLeave = createDialog('leave', async () => {
-    await api.post(`/v1/runs/${page.selected?.id}/leave`, {})
+    await api.post(`/v1/runs/${leaving}/leave`, {})
     await page.refresh()
   })
   onClick('open-create', openCreate)
   onClick('open-join', openJoin)
-  onClick('leave', openLeave)
+  onClick('leave', () => {
+    const { view } = page
+    if (view === undefined) return
+    leaving = view.id
+    setText(byId('leave-title', HTMLElement), `Leave the run "${view.name}"?`)
+    openLeave()
+  })
   onClick('discover', () => discover(page, opened))
   onClick('invite', async () => {
     /** @type {{ link: string }} */

@@ -1,12 +1,23 @@
 import { createServer } from 'node:net'
+import { noise } from '@libp2p/noise'
+import type { Libp2p } from '@libp2p/interface'
+import { yamux } from '@libp2p/yamux'
+import { multiaddr } from '@multiformats/multiaddr'
+import { createLibp2p } from 'libp2p'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { z } from 'zod'
 import { nodeTransports } from '../../../node/net/transports.ts'
+import { systemClock } from '../../../src/clock.ts'
+import { silentLogger } from '../../../src/log.ts'
 import { createMetrics } from '../../../src/metrics.ts'
 import { createNetwork } from '../../../src/net/host.ts'
 import type { NetworkOptions } from '../../../src/net/host.ts'
 import { createIdentity } from '../../../src/net/identity.ts'
-import type { Network } from '../../../src/net/network.ts'
-import { encodeCbor } from '../../../src/store/content.ts'
+import type { Network, PeerRpc } from '../../../src/net/network.ts'
+import { createOffences } from '../../../src/net/offences.ts'
+import { createReachability } from '../../../src/net/reachability.ts'
+import { seededRandom } from '../../../src/random.ts'
+import { decodeCbor, encodeCbor } from '../../../src/store/content.ts'
 import { addressOf, startMemoryNetwork, startPair, until } from './memory-network.ts'
 
 async function startTcp(
@@ -48,6 +59,85 @@ describe('reachability', () => {
     const other = await startMemoryNetwork()
     await other.connect(addressOf(client))
     await until(() => client.reachability() === 'public')
+  })
+})
+
+/** What comes from a peer that answers whatever it likes: each call is answered with the last address that it was given. */
+async function watchWith(libp2p: Libp2p, onCall: () => Promise<void>) {
+  const metrics = createMetrics()
+  const logger = silentLogger
+  const base = { clock: systemClock, random: seededRandom('reachability'), logger }
+  const offences = createOffences({ ...base, metrics, sendAway: () => {} })
+  const rpc: PeerRpc = {
+    handle: () => () => {},
+    async call(_peer, _method, request) {
+      const { addresses } = z
+        .object({ addresses: z.array(z.string()) })
+        .parse(decodeCbor(request, 8192))
+      await onCall()
+      return encodeCbor({ reached: addresses.at(-1) })
+    },
+  }
+  const reached: string[] = []
+  const reachability = createReachability({
+    ...base,
+    libp2p,
+    rpc,
+    offences,
+    listenAddresses: () => libp2p.getMultiaddrs(),
+    onReached: (address) => void reached.push(address.toString()),
+    onLost: () => {},
+    onChange: () => {},
+    isPunched: () => false,
+  })
+  onTestFinished(() => reachability.stop())
+  return { reachability, reached }
+}
+
+async function startRaw(listen: string[]): Promise<Libp2p> {
+  const raw = await createLibp2p({
+    addresses: { listen },
+    transports: nodeTransports(),
+    connectionEncrypters: [noise()],
+    streamMuxers: [yamux()],
+    connectionMonitor: { enabled: false },
+  })
+  onTestFinished(() => raw.stop())
+  return raw
+}
+
+describe('an address of another, claimed by a neighbour', () => {
+  const strange = multiaddr('/ip4/11.0.0.7/tcp/4010')
+
+  test('is not believed while nobody comes in, and a neighbour is asked once at a time', async () => {
+    const raw = await startRaw(['/ip4/127.0.0.1/tcp/0'])
+    const neighbour = (await createIdentity()).peerId
+    let calls = 0
+    const { reachability, reached } = await watchWith(raw, async () => void calls++)
+    for (let time = 0; time < 100; time++) reachability.ask(neighbour, strange)
+    expect(calls).toBe(1)
+    const checks = await reachability.check(AbortSignal.timeout(10_000))
+    expect(checks).toMatchObject([{ transport: 'tcp', isReached: null, address: null }])
+    expect(calls).toBe(2)
+    expect(reached).toEqual([])
+  })
+
+  test('counts when the neighbour itself has come in', async () => {
+    const raw = await startRaw(['/ip4/127.0.0.1/tcp/0'])
+    const caller = await startRaw([])
+    const other = await startRaw([])
+    let dialling = other
+    const { reachability, reached } = await watchWith(raw, async () => {
+      await dialling.dial(raw.getMultiaddrs(), { force: true })
+    })
+    const neighbour = caller.peerId.toString()
+    const signal = AbortSignal.timeout(10_000)
+    reachability.ask(neighbour, multiaddr('/ip4/127.0.0.1/tcp/1'))
+    await reachability.check(signal)
+    expect(reached).toEqual([])
+    dialling = caller
+    await reachability.check(signal)
+    expect(reached).toHaveLength(1)
   })
 })
 

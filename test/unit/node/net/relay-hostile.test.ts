@@ -68,6 +68,18 @@ describe('a relay', () => {
     expect(await a.rpc.call(b.peerId, 'test/echo', Uint8Array.of(1))).toEqual(Uint8Array.of(1))
   })
 
+  test('that has refused a call is not asked again for it', async () => {
+    const metrics = createMetrics()
+    const relay = await startRelay({}, { metrics })
+    const [a, b] = await startHidden([relay])
+    await a.connect(b.peerId)
+    await b.stop()
+    await until(() => a.links().every(({ peer }) => peer !== b.peerId))
+    const refused = metrics.read('relay_requests_total', 'refused')
+    await expect(a.connect(b.peerId)).rejects.toMatchObject({ code: 'peer_unreachable' })
+    expect(metrics.read('relay_requests_total', 'refused') - refused).toBe(1)
+  })
+
   test('gives one peer no more than its share of the circuits', async () => {
     const metrics = createMetrics()
     const relay = await startRelay({ circuits: 8, circuitsPerPeer: 2 }, { metrics })

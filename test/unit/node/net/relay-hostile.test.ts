@@ -73,6 +73,8 @@ describe('a relay', () => {
     const relay = await startRelay({}, { metrics })
     const [a, b] = await startHidden([relay])
     await a.connect(b.peerId)
+    // Identified: its addresses are known.
+    await until(() => a.connectedPeers().includes(b.peerId))
     await b.stop()
     await until(() => a.links().every(({ peer }) => peer !== b.peerId))
     const refused = metrics.read('relay_requests_total', 'refused')

@@ -1,6 +1,7 @@
 import { createServer } from 'node:net'
 import { noise } from '@libp2p/noise'
-import type { Libp2p } from '@libp2p/interface'
+import type { Connection, Libp2p } from '@libp2p/interface'
+import { lpStream } from '@libp2p/utils'
 import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
@@ -139,6 +140,31 @@ describe('an address of another, claimed by a neighbour', () => {
     await reachability.check(signal)
     expect(reached).toHaveLength(1)
   })
+})
+
+/** Where the hostile peer claims to see the other: `observedAddr`, field 4 of libp2p's identify message. */
+async function pushObserved(connection: Connection, text: string): Promise<void> {
+  const { bytes } = multiaddr(text)
+  const stream = await connection.newStream('/ipfs/id/push/1.0.0')
+  await lpStream(stream).write(Uint8Array.from([0x22, bytes.length, ...bytes]))
+  await stream.close()
+}
+
+test('a neighbour that claims ever new addresses makes nobody ask the others for more', async () => {
+  const metrics = createMetrics()
+  const witness = await startTcp(['/ip4/127.0.0.1/tcp/0'], { metrics })
+  const honest = await startTcp(['/ip4/127.0.0.1/tcp/0'])
+  await honest.connect(addressOf(witness))
+  await until(() => honest.reachability() === 'public')
+  const hostile = await startRaw([])
+  const connection = await hostile.dial(multiaddr(addressOf(honest)))
+  const asked = metrics.read('rpc_requests_total')
+  for (let index = 0; index < 40; index++) {
+    await pushObserved(connection, `/ip4/11.0.0.${index}/tcp/4010`)
+  }
+  await new Promise((resolve) => setTimeout(resolve, 300))
+  expect(metrics.read('rpc_requests_total') - asked).toBeLessThan(5)
+  expect(metrics.read('peer_offences_total')).toBe(0)
 })
 
 describe('a dial-back', () => {

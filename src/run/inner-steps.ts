@@ -3,7 +3,7 @@
  */
 import { withDeadline, type Clock } from '../clock.ts'
 import { plannedTokens } from './model-schema.ts'
-import { addWork, NO_WORK, overlapPlan, type InnerWork } from './overlap.ts'
+import { addWork, NO_WORK, overlapPlan, type InnerWork, type OverlapPlan } from './overlap.ts'
 import { planInnerSteps, type InnerPlan } from './pace.ts'
 import { publishRecord, setStatus, type ReadyRun } from './run-context.ts'
 import type { InnerStepsOptions } from './trainer.ts'
@@ -52,15 +52,24 @@ export async function trainBeside(
   roundEnded: AbortSignal,
   signal: AbortSignal,
 ): Promise<InnerWork> {
-  const { manifest, outside, progress } = run
-  const outerStep = progress.outerStep + 1
-  const { steps, latest } = overlapPlan(manifest, done)
-  // An outside process does whole outer steps, and after the last one there is nothing to do.
-  if (steps === 0 || outside !== undefined || outerStep >= manifest.outerSteps) return NO_WORK
+  const outerStep = run.progress.outerStep + 1
+  const { steps, latest } = planBeside(run, done)
+  if (steps === 0) return NO_WORK
   const first = await train(run, { outerStep, from: 0, steps }, { signal })
   if (roundEnded.aborted || latest <= steps) return first
   const rest = { outerStep, from: steps, steps: latest - steps }
   return addWork(first, await train(run, rest, { signal, enough: roundEnded }))
+}
+
+/** Zeros where nothing is trained beside the round of this outer step. */
+export function planBeside(
+  { manifest, outside, progress }: Pick<ReadyRun, 'manifest' | 'outside' | 'progress'>,
+  done: number,
+): OverlapPlan {
+  const plan = overlapPlan(manifest, done)
+  // An outside process does whole outer steps, and after the last one there is nothing to do.
+  const isBeside = outside === undefined && progress.outerStep + 1 < manifest.outerSteps
+  return plan.steps > 0 && isBeside ? plan : { steps: 0, latest: 0 }
 }
 
 async function train(

@@ -10,12 +10,11 @@ import { joinContributions, type Contribution } from './contribution.ts'
 import type { Judgement } from './defence.ts'
 import { adoptMean, driftOf, isTooFar, type Drift } from './drift.ts'
 import { sendWeights, withWeights } from './early-weights.ts'
-import { trainBeside, trainInnerSteps, type Trained } from './inner-steps.ts'
+import { planBeside, trainBeside, trainInnerSteps, type Trained } from './inner-steps.ts'
 import { applyRound, contributingMoves, contributionOf, takeBack } from './outer-update.ts'
 import {
   applyCorrection,
   exchangedRange,
-  overlapPlan,
   sendsWeightsEarly,
   type Correction,
   type InnerWork,
@@ -136,7 +135,8 @@ async function roundBesideTraining(
     membership.lag(progress.outerStep),
   )
   // Beside training there is time to wait, and some to ask others after that.
-  const besideMs = (PATIENCE_SHARE * overlapPlan(manifest, steps).latest * elapsedMs) / steps
+  const trainingMs = (planBeside(run, steps).latest * elapsedMs) / Math.max(1, steps)
+  const besideMs = PATIENCE_SHARE * Math.min(limits.roundTimeoutMs, trainingMs)
   const [failed, ended, cut] = [new AbortController(), new AbortController(), new AbortController()]
   const signal = AbortSignal.any([outer, failed.signal])
   const round = performRound(exchange, run.clock, {

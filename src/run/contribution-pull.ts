@@ -131,8 +131,8 @@ async function reaching<T>(clock: Clock, signal: AbortSignal, ask: () => Promise
     } catch (thrown) {
       if (signal.aborted || asFault(thrown).code !== 'peer_unreachable') throw thrown
       const nowMs = clock.now()
-      // Dialling takes no longer: it was there until now.
-      if (lostMs === undefined || nowMs - askedMs > DEADLINES.dialMs) lostMs = nowMs
+      // Dialling, to the end of its deadline, takes less: it was there until now.
+      if (lostMs === undefined || nowMs - askedMs > DEADLINES.dialMs + REACH_MS) lostMs = nowMs
       if (attempt >= REACH_ATTEMPTS && nowMs - lostMs > REACH_MS) throw thrown
       await clock.sleep(REACH_AGAIN_MS, signal)
     }

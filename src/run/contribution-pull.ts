@@ -6,7 +6,6 @@ import type { PeerRpc } from '../net/network.ts'
 import { encodeCbor } from '../store/content.ts'
 import { parseMessage } from '../store/message.ts'
 import {
-  contributionBytes,
   digestMatches,
   type ChunkPlan,
   type Contribution,
@@ -28,9 +27,7 @@ interface Refused {
   outerStep: number | null
 }
 
-export type Pulled = (
-  { kind: 'contribution'; contribution: Contribution; bytes: number } | Refused
-) & {
+export type Pulled = ({ kind: 'contribution'; contribution: Contribution } | Refused) & {
   /** Until the header was here; null when it never was. */
   waitedMs: number | null
   /** From the header to the last chunk, or to the deadline that this missed; null when there is nothing to learn. */
@@ -90,7 +87,7 @@ export async function pullContribution(
     )
     times.transferredMs = clock.now() - answeredMs
     const contribution = { peer, header: answer, plan, chunks }
-    return { kind: 'contribution', contribution, bytes: contributionBytes(plan), ...times }
+    return { kind: 'contribution', contribution, ...times }
   } catch (thrown) {
     const { code, message } = asFault(thrown)
     const transferredMs = code === 'timeout' ? times.transferredMs : null

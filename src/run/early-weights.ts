@@ -3,7 +3,8 @@
  * outer step's start (as NoLoCo remarks, arXiv 2506.10911), so that only the pseudo-gradient, a third of the bytes, is
  * sent at its end.
  */
-import { raceSignal, type Clock } from '../clock.ts'
+import { raceSignal, withDeadline, type Clock } from '../clock.ts'
+import { asFault } from '../errors.ts'
 import {
   contributionPlan,
   encodeContribution,
@@ -45,7 +46,7 @@ export function weightsOf(
 
 export interface EarlyWeights {
   readonly own: Contribution
-  /** Of a peer; pulled now unless they were before. */
+  /** Of a peer; pulled now unless that was begun before. Then `transferMs` more is waited for it. */
   pull(peer: string, options: PullOptions): Promise<Pulled>
 }
 
@@ -71,9 +72,28 @@ export async function sendWeights(
     own,
     async pull(peer, late) {
       const pull = pulls.get(peer)
-      const early = pull && (await raceSignal(pull, late.signal).catch(() => undefined))
-      return early?.kind === 'contribution' ? early : exchange.pull(peer, key, { ...late, plan })
+      const early = pull && (await endOf(pull, late, clock))
+      const isLate = early?.kind === 'refused' && early.transferredMs !== null
+      if (early?.kind === 'contribution' || isLate) return early
+      return exchange.pull(peer, key, { ...late, plan })
     },
+  }
+}
+
+/** What has been begun comes to, or a refusal when it takes too long. */
+async function endOf(
+  pull: Promise<Pulled>,
+  { transferMs, signal }: Pick<PullOptions, 'transferMs' | 'signal'>,
+  clock: Clock,
+): Promise<Pulled> {
+  try {
+    return await withDeadline(clock, transferMs, 'receiving weights', signal, (limited) =>
+      raceSignal(pull, limited),
+    )
+  } catch (thrown) {
+    const { message } = asFault(thrown)
+    const times = { waitedMs: null, transferredMs: transferMs }
+    return { kind: 'refused', refusal: 'unreachable', message, outerStep: null, ...times }
   }
 }
 
@@ -87,14 +107,12 @@ export function withWeights(
     ...exchange,
     offer: (key) => exchange.offer(key, own),
     async pull(peer, key, options) {
-      const [pulled, early] = await Promise.all([
-        exchange.pull(peer, key, { ...options, plan: own.plan }),
-        weights.pull(peer, options),
-      ])
+      const pulled = await exchange.pull(peer, key, { ...options, plan: own.plan })
       if (pulled.kind === 'refused') return pulled
+      const early = await weights.pull(peer, options)
       if (early.kind === 'refused') return { ...early, waitedMs: pulled.waitedMs }
       const contribution = joinContributions(pulled.contribution, early.contribution)
-      return { ...pulled, contribution, bytes: pulled.bytes + early.bytes }
+      return { ...pulled, contribution }
     },
   }
 }

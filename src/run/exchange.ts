@@ -139,8 +139,9 @@ function createExchange(
     async pull(peer, key, options) {
       const pulled = await pullContribution(asking, peer, key, options)
       if (pulled.kind === 'contribution') {
-        open.bytesReceived += pulled.bytes
-        metrics.add('round_bytes_received_total', pulled.bytes)
+        const bytes = contributionBytes(pulled.contribution.plan)
+        open.bytesReceived += bytes
+        metrics.add('round_bytes_received_total', bytes)
       } else if (pulled.refusal === 'invalid' || pulled.refusal === 'schema') {
         metrics.add('contributions_rejected_total', 1, pulled.refusal)
       }

@@ -57,6 +57,8 @@ async function trainAndExchange(run: ReadyRun, signal: AbortSignal): Promise<Ste
   const { progress, manifest } = run
   const { outerStep } = progress
   const { averaging } = manifest
+  const sentBefore = bytesSent(run)
+  const receivedBefore = bytesReceived(run)
   const weights = sendsWeightsEarly(averaging)
     ? await sendWeights(run, partnersOfStep(run).group, signal)
     : undefined
@@ -82,8 +84,6 @@ async function trainAndExchange(run: ReadyRun, signal: AbortSignal): Promise<Ste
   const given = await contributionOf(update, run.clock)
   const own = weights === undefined ? given : joinContributions(given, weights.own)
   const exchange = weights === undefined ? run.exchange : withWeights(run.exchange, given, weights)
-  const sentBefore = bytesSent(run)
-  const receivedBefore = bytesReceived(run)
   const { result: round, ahead } = await roundBesideTraining(
     run,
     { exchange, own, trained },

@@ -44,7 +44,7 @@ const LOOK_AGAIN_MS = 1_000
 export function createRunCollection(deps: RunDependencies, freshSeed: () => string): RunCollection {
   const { network, references, clock } = deps
   const runs = new Map<string, Run>()
-  const inTurn = createTurns()
+  const { inTurn, settled } = createTurns()
   const ending = new AbortController()
   const get = (id: string): Run => {
     const run = runs.get(id)
@@ -106,22 +106,33 @@ export function createRunCollection(deps: RunDependencies, freshSeed: () => stri
     async stop() {
       ending.abort(new ShoalError('aborted', 'the node is stopping'))
       await Promise.allSettled([...runs.values()].map((run) => run.stop()))
+      // A run that is being left is forgotten while the stores are still open.
+      await settled()
     },
   }
 }
 
 /** One change of a run at a time: it is left for good before it is joined again. */
-function createTurns(): <T>(id: string, change: () => Promise<T>) => Promise<T> {
+function createTurns(): {
+  inTurn: <T>(id: string, change: () => Promise<T>) => Promise<T>
+  /** Resolves when the changes under way have ended. */
+  settled: () => Promise<void>
+} {
   const turns = new Map<string, Promise<unknown>>()
-  return async (id, change) => {
-    const result = (turns.get(id) ?? Promise.resolve()).then(change)
-    const turn = result.catch(() => {})
-    turns.set(id, turn)
-    try {
-      return await result
-    } finally {
-      if (turns.get(id) === turn) turns.delete(id)
-    }
+  return {
+    async inTurn(id, change) {
+      const result = (turns.get(id) ?? Promise.resolve()).then(change)
+      const turn = result.catch(() => {})
+      turns.set(id, turn)
+      try {
+        return await result
+      } finally {
+        if (turns.get(id) === turn) turns.delete(id)
+      }
+    },
+    async settled() {
+      await Promise.all(turns.values())
+    },
   }
 }
 

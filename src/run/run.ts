@@ -80,8 +80,7 @@ export async function openRun(
   const discovery = discoverMembers(run, parseRunId(id), signal)
   const life = damage === undefined ? live(run, sources, signal) : fail(run, damage)
 
-  const stop = async (): Promise<void> => {
-    if (signal.aborted) return
+  const end = async (): Promise<void> => {
     ending.abort(new ShoalError('aborted', 'the run was stopped on this node'))
     unwatch()
     await Promise.allSettled([life, discovery])
@@ -92,6 +91,9 @@ export async function openRun(
     run.hashVotes.close()
     await run.state.close()
   }
+  // Whoever stops a run that is being stopped waits for the same end.
+  let ended: Promise<void> | undefined
+  const stop = (): Promise<void> => (ended ??= end())
   return {
     id,
     manifest,

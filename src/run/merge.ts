@@ -24,7 +24,7 @@ import { slicesInTurns } from './slices.ts'
 
 /** Rounds that the final merge may last: it waits for peers that are finishing their last step. */
 const MERGE_PATIENCE = 2
-/** Of the values of a parameter, from either end, that a robust run leaves out. */
+/** Of the values of a parameter, from either end, that a robust run leaves out: one at least where three are there. */
 const TRIMMED_SHARE = 1 / 5
 
 /** Groups (without `self`) of the merge's stages for these members. */
@@ -115,12 +115,14 @@ export async function applyMean(
   const isRobust = run.manifest.averaging.defence === 'robust'
   const mean = new Float32Array(run.elements)
   let squared = 0
+  const { length } = contributions
+  const trim = length < 3 ? 0 : Math.max(1, Math.floor(TRIMMED_SHARE * length))
   for await (const [from, to] of slicesInTurns(run.elements, run.clock)) {
     const slices = contributions.map((contribution) =>
       decodeSlice(contribution, 'parameters', from),
     )
     const target = mean.subarray(from, to)
-    if (isRobust) target.set(trimmedMean(slices, Math.floor(TRIMMED_SHARE * slices.length)))
+    if (isRobust) target.set(trimmedMean(slices, trim))
     else weightedMean(slices, weights, target)
     for (const slice of slices) squared += squaredDistance(slice, target) / slices.length
   }

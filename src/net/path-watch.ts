@@ -103,8 +103,11 @@ async function examine(
   }
   if (await answers(connection)) return true
   const other = await otherPath(connection, options, stopping)
-  if (other === undefined || !(await answers(other))) return false
-  if (connection.status !== 'open' || (await answers(connection))) return true
+  if (other === undefined) return false
+  // Both at once: they must be judged by the same moment.
+  const [isThere, isAlive] = await Promise.all([answers(other), answers(connection)])
+  if (!isThere) return false
+  if (connection.status !== 'open' || isAlive) return true
   logger.info('path_dead', {
     peer: connection.remotePeer.toString(),
     address: connection.remoteAddr.toString(),

@@ -12,12 +12,12 @@ interface Bench {
 
 /** Loaded when needed: each brings an engine along. */
 const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
-  api: () => import('./bench-api.ts'),
-  averaging: () => import('./bench-averaging.ts'),
-  codec: () => import('./bench-codec.ts'),
-  convergence: () => import('./bench-convergence.ts'),
-  net: () => import('./bench-net.ts'),
-  train: () => import('./bench-train.ts'),
+  api: () => import('./bench/api.ts'),
+  averaging: () => import('./bench/averaging.ts'),
+  codec: () => import('./bench/codec.ts'),
+  convergence: () => import('./bench/convergence.ts'),
+  net: () => import('./bench/net.ts'),
+  train: () => import('./bench/train.ts'),
 }
 
 async function main(args: readonly string[]): Promise<number> {

@@ -9,7 +9,7 @@ import math
 
 import torch
 
-module = importlib.util.spec_from_file_location("bench_train", "scripts/bench-train.py")
+module = importlib.util.spec_from_file_location("bench_train", "scripts/bench/train.py")
 bench = importlib.util.module_from_spec(module)
 module.loader.exec_module(bench)
 

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { describe, expect, test } from 'vitest'
-import { isMet, type Finding } from '../../../scripts/finding.ts'
+import { isMet, type Finding } from '../../../scripts/bench/finding.ts'
 
 const BENCH = join(import.meta.dirname, '../../../scripts/bench.ts')
 

@@ -14,16 +14,15 @@ import {
 import { request, type ClientRequest, type IncomingMessage } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import type { ApiClient } from '../../node/api/client.ts'
 import { ROUTES } from '../../node/api/routes.ts'
 import { abortReason, raceSignal, systemClock } from '../../src/clock.ts'
-import { messageOf, ShoalError } from '../../src/errors.ts'
 import { runSpecSchema } from '../../src/run/manifest.ts'
 import { safetensorsHeader } from '../../src/tensor/safetensors.ts'
 import { createSchema } from '../../src/tensor/schema.ts'
 import { spawnDaemon } from '../demo/daemon-process.ts'
 import { FINDING_COLUMNS, isMet, type Finding } from './finding.ts'
+import { numberOption, parseBenchOptions } from './options.ts'
 import { formatTable, type Column } from './table.ts'
 
 export const name = 'api'
@@ -109,35 +108,15 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
 
 /** Undefined when help is asked for. Throws `usage`. */
 function readOptions(args: readonly string[]): Options | undefined {
-  const { values } = parseOptions(args)
+  const values = parseBenchOptions(name, args, {
+    mebibytes: { type: 'string' },
+    rounds: { type: 'string' },
+  })
   if (values.help === true) return undefined
-  const whole = (flag: 'mebibytes' | 'rounds', max: number): number => {
-    const value = Number(values[flag])
-    if (Number.isInteger(value) && value >= 1 && value <= max) return value
-    throw new ShoalError(
-      'usage',
-      `--${flag} is a whole number from 1 to ${max}, not '${values[flag]}'`,
-    )
-  }
-  const mebibytes = whole('mebibytes', 1024)
-  return { mebibytes, rounds: whole('rounds', 100), json: values.json === true }
-}
-
-function parseOptions(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        mebibytes: { type: 'string', default: '1024' },
-        rounds: { type: 'string', default: '5' },
-        json: { type: 'boolean' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    })
-  } catch (cause) {
-    throw new ShoalError('usage', `${messageOf(cause)}; see npm run bench -- ${name} --help`, {
-      cause,
-    })
+  return {
+    mebibytes: numberOption('--mebibytes', values.mebibytes, 1024, { min: 1, max: 1024 }),
+    rounds: numberOption('--rounds', values.rounds, 5, { min: 1, max: 100 }),
+    json: values.json === true,
   }
 }
 

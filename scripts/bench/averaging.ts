@@ -4,16 +4,16 @@
  */
 import { availableParallelism, loadavg } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 import { createStatusBlock, type StatusBlock } from '../../node/progress.ts'
 import { codecs } from '../../src/codec/codec.ts'
-import { messageOf, ShoalError } from '../../src/errors.ts'
+import { ShoalError } from '../../src/errors.ts'
 import { AVERAGING_CODECS } from '../../src/run/averaging-groups.ts'
 import type { Averaging } from '../../src/run/manifest.ts'
 import { averagedSchema, openedSchema, type AveragingRequest } from './averaging-peer.ts'
 import { addressSchema, readySchema, transferSchema, type PeerRequest } from './net-peer.ts'
 import { FINDING_COLUMNS, isMet, type Finding } from './finding.ts'
 import { startJsonProcess, type JsonProcess } from './json-process.ts'
+import { parseBenchOptions } from './options.ts'
 import { formatTable, type Column } from './table.ts'
 
 export const name = 'averaging'
@@ -95,7 +95,11 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
 
 /** Undefined when help is asked for. Throws `usage`. */
 function readOptions(args: readonly string[]): Options | undefined {
-  const { values } = parseOptions(args)
+  const values = parseBenchOptions(name, args, {
+    quick: { type: 'boolean' },
+    peers: { type: 'string' },
+    codec: { type: 'string' },
+  })
   if (values.help === true) return undefined
   const isQuick = values.quick === true
   const peers = Number(values.peers ?? (isQuick ? GROUP : 16))
@@ -107,25 +111,6 @@ function readOptions(args: readonly string[]): Options | undefined {
     throw new ShoalError('usage', `--codec is one of ${AVERAGING_CODECS.join(', ')}`)
   }
   return { peers, rounds: isQuick ? 2 : 5, codec, json: values.json === true }
-}
-
-function parseOptions(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        quick: { type: 'boolean' },
-        peers: { type: 'string' },
-        codec: { type: 'string' },
-        json: { type: 'boolean' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    })
-  } catch (cause) {
-    throw new ShoalError('usage', `${messageOf(cause)}; see npm run bench -- ${name} --help`, {
-      cause,
-    })
-  }
 }
 
 const askPeer = <T>(

@@ -1,11 +1,10 @@
 /** `npm run bench -- codec`: what codecs cost in bytes, time, error and loss. */
 import { availableParallelism } from 'node:os'
 import { setImmediate } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 import { createStatusBlock } from '../../node/progress.ts'
 import { abortReason } from '../../src/clock.ts'
 import { CODEC_IDS, codecs, type CodecId } from '../../src/codec/codec.ts'
-import { messageOf, ShoalError } from '../../src/errors.ts'
+import { ShoalError } from '../../src/errors.ts'
 import { LIMITS } from '../../src/limits.ts'
 import { seededRandom } from '../../src/random.ts'
 import { averagingSchema, withPublishedDefaults } from '../../src/run/manifest.ts'
@@ -17,6 +16,7 @@ import {
   type SimulationPool,
   type SwarmCase,
 } from './convergence/simulation-pool.ts'
+import { numberOption, parseBenchOptions } from './options.ts'
 import { formatTable, type Column } from './table.ts'
 
 export const name = 'codec'
@@ -82,39 +82,21 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
 
 /** Undefined when help is asked for. Throws `usage`. */
 function readOptions(args: readonly string[]): Options | undefined {
-  const { values } = parseOptions(args)
+  const values = parseBenchOptions(name, args, {
+    quick: { type: 'boolean' },
+    'outer-steps': { type: 'string' },
+  })
   if (values.help === true) return undefined
   const isQuick = values.quick === true
   const text = values['outer-steps']
   if (isQuick && text !== undefined) {
     throw new ShoalError('usage', '--quick simulates nothing: leave out --outer-steps or --quick')
   }
-  const outerSteps = Number(text ?? 50)
-  if (!Number.isInteger(outerSteps) || outerSteps < 1 || outerSteps > 10_000) {
-    throw new ShoalError('usage', `--outer-steps is a whole number from 1 to 10000, not '${text}'`)
-  }
+  const outerSteps = numberOption('--outer-steps', text, 50, { min: 1, max: 10_000 })
   return {
     outerSteps: isQuick ? 0 : outerSteps,
     milliseconds: isQuick ? 100 : 500,
     json: values.json === true,
-  }
-}
-
-function parseOptions(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        quick: { type: 'boolean' },
-        'outer-steps': { type: 'string' },
-        json: { type: 'boolean' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    })
-  } catch (cause) {
-    throw new ShoalError('usage', `${messageOf(cause)}; see npm run bench -- ${name} --help`, {
-      cause,
-    })
   }
 }
 

@@ -1,9 +1,8 @@
 /** `npm run bench -- convergence`: what gossip averaging costs in loss, against all-reduce and data parallel. */
 import { availableParallelism } from 'node:os'
-import { parseArgs } from 'node:util'
 import { nearest } from '../../node/validation.ts'
 import { abortReason } from '../../src/clock.ts'
-import { messageOf, ShoalError } from '../../src/errors.ts'
+import { ShoalError } from '../../src/errors.ts'
 import { gptSchema } from '../../src/model/gpt.ts'
 import type { ModelSpec } from '../../src/run/manifest.ts'
 import { CHURN_COLUMNS, churnRows, type ChurnRow } from './convergence/churn-bars.ts'
@@ -14,6 +13,7 @@ import { FINDING_COLUMNS, isMet, type Finding } from './finding.ts'
 import { createSimulationPool, type FinishedSimulation } from './convergence/simulation-pool.ts'
 import type { SimulationPool } from './convergence/simulation-pool.ts'
 import { createStatusBlock } from '../../node/progress.ts'
+import { numberOption, parseBenchOptions } from './options.ts'
 import { formatTable, type Column } from './table.ts'
 
 export const name = 'convergence'
@@ -85,7 +85,15 @@ const ENGINES_MAX = 8
 
 /** Undefined when help is asked for. Throws `usage`. */
 function readOptions(args: readonly string[]): Options | undefined {
-  const { values } = parseOptions(args)
+  const values = parseBenchOptions(name, args, {
+    quick: { type: 'boolean' },
+    more: { type: 'boolean' },
+    full: { type: 'boolean' },
+    only: { type: 'string' },
+    seeds: { type: 'string' },
+    'learning-rate': { type: 'string' },
+    activation: { type: 'string' },
+  })
   if (values.help === true) return undefined
   const [scope = 'default', other] = (['quick', 'more', 'full'] as const).filter(
     (each) => values[each] === true,
@@ -97,40 +105,14 @@ function readOptions(args: readonly string[]): Options | undefined {
   const known = scope === 'default' ? [...bars, ...barsOf('more')] : bars
   return {
     bars: values.only === undefined ? bars : chooseBars(known, values.only),
-    seeds: numberOf('--seeds', values.seeds, scope === 'full' ? 2 : 1, {
-      min: 1,
-      max: 16,
-      step: 1,
-    }),
-    learningRate: numberOf('--learning-rate', values['learning-rate'], LEARNING_RATE, {
+    seeds: numberOption('--seeds', values.seeds, scope === 'full' ? 2 : 1, { min: 1, max: 16 }),
+    learningRate: numberOption('--learning-rate', values['learning-rate'], LEARNING_RATE, {
       min: 1e-6,
       max: 1,
+      isWhole: false,
     }),
     activation: activationOf(values.activation ?? 'gelu'),
     json: values.json === true,
-  }
-}
-
-function parseOptions(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        quick: { type: 'boolean' },
-        more: { type: 'boolean' },
-        full: { type: 'boolean' },
-        only: { type: 'string' },
-        seeds: { type: 'string' },
-        'learning-rate': { type: 'string' },
-        activation: { type: 'string' },
-        json: { type: 'boolean' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    })
-  } catch (cause) {
-    throw new ShoalError('usage', `${messageOf(cause)}; see npm run bench -- ${name} --help`, {
-      cause,
-    })
   }
 }
 
@@ -152,20 +134,6 @@ function chooseBars(bars: readonly Bar[], only: string): Bar[] {
 function activationOf(text: string): ModelSpec['activation'] {
   if (text === 'gelu' || text === 'relu-squared') return text
   throw new ShoalError('usage', `--activation is gelu or relu-squared, not '${text}'`)
-}
-
-function numberOf(
-  option: string,
-  text: string | undefined,
-  fallback: number,
-  { min, max, step }: { min: number; max: number; step?: number },
-): number {
-  if (text === undefined) return fallback
-  const value = Number(text)
-  const isWhole = step === undefined || Number.isInteger(value)
-  if (value >= min && value <= max && isWhole) return value
-  const kind = step === undefined ? 'a number' : 'a whole number'
-  throw new ShoalError('usage', `${option} is ${kind} from ${min} to ${max}, not '${text}'`)
 }
 
 interface Report {

@@ -1,15 +1,15 @@
 /** `npm run bench -- net`: transfers and peer RPC between two processes, by each path, beside bare sockets. */
 import { availableParallelism, loadavg } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 import { createStatusBlock, type StatusBlock } from '../../node/progress.ts'
-import { messageOf, ShoalError } from '../../src/errors.ts'
+import { ShoalError } from '../../src/errors.ts'
 import { PATHS, type Path } from './net-paths.ts'
 import { addressSchema, callsSchema, cpuSchema, readySchema } from './net-peer.ts'
 import { transferSchema, type CallsRequest, type PeerRequest } from './net-peer.ts'
 import { openLine } from './emulated-line.ts'
 import { FINDING_COLUMNS, isMet, type Finding } from './finding.ts'
 import { startJsonProcess, type JsonProcess } from './json-process.ts'
+import { parseBenchOptions } from './options.ts'
 import { formatTable, type Column } from './table.ts'
 
 export const name = 'net'
@@ -111,7 +111,10 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
 
 /** Undefined when help is asked for. Throws `usage`. */
 function readOptions(args: readonly string[]): Options | undefined {
-  const { values } = parseOptions(args)
+  const values = parseBenchOptions(name, args, {
+    quick: { type: 'boolean' },
+    only: { type: 'string' },
+  })
   if (values.help === true) return undefined
   const isQuick = values.quick === true
   return {
@@ -131,24 +134,6 @@ function readPaths(list: string): Path[] {
     if (path !== undefined) return path
     throw new ShoalError('usage', `unknown path '${text}': known are ${PATHS.join(', ')}`)
   })
-}
-
-function parseOptions(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        quick: { type: 'boolean' },
-        only: { type: 'string' },
-        json: { type: 'boolean' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    })
-  } catch (cause) {
-    throw new ShoalError('usage', `${messageOf(cause)}; see npm run bench -- ${name} --help`, {
-      cause,
-    })
-  }
 }
 
 /** Two processes and a path between them. */

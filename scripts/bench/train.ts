@@ -4,10 +4,11 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs, promisify } from 'node:util'
-import { messageOf, ShoalError } from '../../src/errors.ts'
+import { ShoalError } from '../../src/errors.ts'
 import type { ModelSpec } from '../../src/run/manifest.ts'
 import { measure, QUICK_SIZES, SIZES, type Row, type Size } from './train-contenders.ts'
 import { FINDING_COLUMNS, isMet, type Finding } from './finding.ts'
+import { parseBenchOptions } from './options.ts'
 import { formatTable, type Column } from './table.ts'
 
 export const name = 'train'
@@ -65,7 +66,11 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
 
 /** Undefined when help is asked for. Throws `usage`. */
 function readOptions(args: readonly string[]): Options | undefined {
-  const { values } = parseOptions(args)
+  const values = parseBenchOptions(name, args, {
+    quick: { type: 'boolean' },
+    activation: { type: 'string' },
+    python: { type: 'string' },
+  })
   if (values.help === true) return undefined
   const activation = values.activation ?? 'relu-squared'
   if (activation !== 'relu-squared' && activation !== 'gelu') {
@@ -76,25 +81,6 @@ function readOptions(args: readonly string[]): Options | undefined {
     activation,
     pythons: values.python === undefined ? ['python3', '/usr/bin/python3'] : [values.python],
     json: values.json === true,
-  }
-}
-
-function parseOptions(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        quick: { type: 'boolean' },
-        activation: { type: 'string' },
-        python: { type: 'string' },
-        json: { type: 'boolean' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    })
-  } catch (cause) {
-    throw new ShoalError('usage', `${messageOf(cause)}; see npm run bench -- ${name} --help`, {
-      cause,
-    })
   }
 }
 

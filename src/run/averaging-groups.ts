@@ -15,7 +15,7 @@ import type { Logger } from '../log.ts'
 import type { Network } from '../net/network.ts'
 import { weightedMean } from '../optim/combine.ts'
 import { hashOf } from '../random.ts'
-import type { PeerRecord } from '../state/record.ts'
+import { blankRecord } from '../state/record.ts'
 import type { Member, SharedState, StateService } from '../state/shared-state.ts'
 import { cidOf } from '../store/content.ts'
 import { contributionPlan, decodeSlice, encodeContribution } from './contribution.ts'
@@ -234,7 +234,7 @@ async function averageRound(
   )
   // Before it is announced, so that nobody asks in vain.
   group.exchange.offer(key, own)
-  await group.state.publish(recordOf(round, 'waiting'))
+  await group.state.publish(blankRecord('waiting', round))
   const members = await membersOfRound(group, input, self, clock, signal)
   const result = await performRound(group.exchange, clock, {
     key,
@@ -247,7 +247,7 @@ async function averageRound(
     timeoutMs: DEADLINES.apiLongMs,
     signal,
   })
-  await group.state.publish(recordOf(round, 'finished'))
+  await group.state.publish(blankRecord('finished', round))
   const { contributions } = result
   const peers = contributions.map(({ peer }) => peer)
   const minPeers = Math.min(input.minPeers, groupSize)
@@ -305,23 +305,4 @@ async function meanOf(
     weightedMean(slices, weights, mean.subarray(from, to))
   }
   return mean
-}
-
-function recordOf(round: number, status: 'waiting' | 'finished'): PeerRecord {
-  return {
-    status,
-    outerStep: round,
-    tokens: 0,
-    loss: null,
-    validationLoss: null,
-    tokensPerSecond: 0,
-    checkpoint: null,
-    checkpointStep: null,
-    parametersHash: null,
-    consensusDistance: null,
-    partners: [],
-    outcome: null,
-    bytesSent: 0,
-    bytesReceived: 0,
-  }
 }

@@ -36,3 +36,23 @@ export const peerRecordSchema = z.strictObject({
   bytesReceived: z.number().int().min(0),
 })
 export type PeerRecord = z.infer<typeof peerRecordSchema>
+
+/** The record of a peer that has trained nothing and holds nothing. */
+export function blankRecord(status: PeerRecord['status'], outerStep = 0): PeerRecord {
+  return {
+    status,
+    outerStep,
+    tokens: 0,
+    loss: null,
+    validationLoss: null,
+    tokensPerSecond: 0,
+    checkpoint: null,
+    checkpointStep: null,
+    parametersHash: null,
+    consensusDistance: null,
+    partners: [],
+    outcome: null,
+    bytesSent: 0,
+    bytesReceived: 0,
+  }
+}

@@ -17,7 +17,7 @@ import {
 import type { Manifest } from '../../src/run/manifest.ts'
 import { modelSchema } from '../../src/run/model-schema.ts'
 import { decodeManifest, parseRunId } from '../../src/run/run-id.ts'
-import type { PeerRecord } from '../../src/state/record.ts'
+import { blankRecord, type PeerRecord } from '../../src/state/record.ts'
 import { createStateService } from '../../src/state/service.ts'
 import type { SharedState } from '../../src/state/shared-state.ts'
 import { createMemoryRecordStore } from '../../src/store/memory.ts'
@@ -106,27 +106,11 @@ export async function createRogue(
         },
         systemClock,
       ),
-    publish: (outerStep, record = {}) => state.publish({ ...RECORD, outerStep, ...record }),
+    publish: (outerStep, record = {}) =>
+      state.publish({ ...blankRecord('training', outerStep), ...record }),
     async stop() {
       await states.close()
       await network.stop()
     },
   }
-}
-
-const RECORD: PeerRecord = {
-  status: 'training',
-  outerStep: 0,
-  tokens: 0,
-  loss: null,
-  validationLoss: null,
-  tokensPerSecond: 0,
-  checkpoint: null,
-  checkpointStep: null,
-  parametersHash: null,
-  consensusDistance: null,
-  partners: [],
-  outcome: null,
-  bytesSent: 0,
-  bytesReceived: 0,
 }

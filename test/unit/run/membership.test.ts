@@ -1,27 +1,12 @@
 import { describe, expect, test } from 'vitest'
 import { createMembership, type Membership } from '../../../src/run/membership.ts'
-import type { PeerRecord } from '../../../src/state/record.ts'
+import { blankRecord, type PeerRecord } from '../../../src/state/record.ts'
 import type { SharedState } from '../../../src/state/shared-state.ts'
 
 const SELF = 'self'
 const STALENESS = 1
 
-const RECORD: PeerRecord = {
-  status: 'training',
-  outerStep: 0,
-  tokens: 0,
-  loss: null,
-  validationLoss: null,
-  tokensPerSecond: 100,
-  checkpoint: null,
-  checkpointStep: null,
-  parametersHash: null,
-  consensusDistance: null,
-  partners: [],
-  outcome: null,
-  bytesSent: 0,
-  bytesReceived: 0,
-}
+const RECORD: PeerRecord = { ...blankRecord('training'), tokensPerSecond: 100 }
 
 type Others = Record<string, Partial<PeerRecord>>
 

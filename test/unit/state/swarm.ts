@@ -4,7 +4,7 @@ import { silentLogger } from '../../../src/log.ts'
 import { createMetrics, type Metrics } from '../../../src/metrics.ts'
 import { createIdentity, type Identity } from '../../../src/net/identity.ts'
 import { hashOf, seededRandom } from '../../../src/random.ts'
-import type { PeerRecord } from '../../../src/state/record.ts'
+import { blankRecord, type PeerRecord } from '../../../src/state/record.ts'
 import { encodePush } from '../../../src/state/messages.ts'
 import { createStateService } from '../../../src/state/service.ts'
 import type { SharedState, StateService } from '../../../src/state/shared-state.ts'
@@ -20,23 +20,7 @@ import {
 export const RUN = 'bafyreirun'
 
 export function record(overrides: Partial<PeerRecord> = {}): PeerRecord {
-  return {
-    status: 'training',
-    outerStep: 0,
-    tokens: 0,
-    loss: null,
-    validationLoss: null,
-    tokensPerSecond: 0,
-    checkpoint: null,
-    checkpointStep: null,
-    parametersHash: null,
-    consensusDistance: null,
-    partners: [],
-    outcome: null,
-    bytesSent: 0,
-    bytesReceived: 0,
-    ...overrides,
-  }
+  return { ...blankRecord('training'), ...overrides }
 }
 
 export function identityOf(name: string): Promise<Identity> {

@@ -11,8 +11,14 @@ import { lowerMedian } from './pace.ts'
 
 /** Outer steps a record may lag behind the own step before its owner is taken for gone or resyncing. */
 const RECORD_LAG = 8
-/** The front of the swarm is where so many of its members are at least: one peer that runs ahead leads nobody. */
+/**
+ * The front of the swarm is where at least this share of the others is: of five and more it takes two, of fewer the
+ * foremost one is enough.
+ */
 const FRONT_SHARE = 1 / 4
+/** In robust runs, where so many others train, no peer is followed alone: it may lie about its step. */
+const ROBUST_OTHERS = 3
+const ROBUST_FRONT = 2
 
 export interface Membership {
   /** Members at most `reach` outer steps away from `outerStep`, ordered by peer id: for its round. */
@@ -23,7 +29,10 @@ export interface Membership {
   others(): Member[]
   /** Outer steps between the median of the others that train and `outerStep`; negative when this peer is ahead. */
   lag(outerStep: number): number
-  /** The members that are so far ahead that no round is shared with them, once they are the swarm's front; else none. */
+  /**
+   * The swarm's front, foremost first: members that are about as far as one another, with enough of the others there or
+   * beyond, and so far ahead that no round is shared with them; else none. Who runs ahead of the front leads nobody.
+   */
   front(outerStep: number): Member[]
   /** Remembers who is in step with this peer now (of `peers`, where only these have its state), and the tokens of both. */
   noteInStep(outerStep: number, ownTokens: number, peers?: readonly string[]): void
@@ -49,10 +58,17 @@ interface Acquaintance {
   ownTokens: number
 }
 
+export interface MembershipOptions {
+  /** How many outer steps apart partners may be. */
+  staleness: number
+  /** Whether members may lie. */
+  isRobust: boolean
+}
+
 export function createMembership(
   self: string,
   state: Pick<SharedState, 'members'>,
-  staleness: number,
+  { staleness, isRobust }: MembershipOptions,
 ): Membership {
   const doubted = new Map<string, string>()
   const acquaintances = new Map<string, Acquaintance>()
@@ -89,9 +105,18 @@ export function createMembership(
     },
     front(outerStep) {
       const ahead = active().sort((a, b) => b.record.outerStep - a.record.outerStep)
-      const last = ahead[Math.ceil(FRONT_SHARE * ahead.length) - 1]
-      if (last === undefined || last.record.outerStep <= outerStep + staleness + 1) return []
-      return ahead.filter(({ record }) => record.outerStep >= last.record.outerStep)
+      const enough = isRobust && ahead.length >= ROBUST_OTHERS ? ROBUST_FRONT : 1
+      const first = Math.max(Math.ceil(FRONT_SHARE * ahead.length), enough) - 1
+      for (const { record } of ahead.slice(first)) {
+        const from = record.outerStep
+        if (from <= outerStep + staleness + 1) break
+        const front = ahead.filter(
+          (member) =>
+            member.record.outerStep >= from && member.record.outerStep <= from + staleness + 1,
+        )
+        if (front.length >= enough) return front
+      }
+      return []
     },
     noteInStep(outerStep, ownTokens, peers) {
       for (const { peer, record } of active()) {

@@ -135,7 +135,8 @@ async function createContext(
   }
   const state = await states.open(id, { admins: manifest.admins })
   const self = network.peerId
-  const { limits } = manifest
+  const { limits, averaging } = manifest
+  const isRobust = averaging.defence === 'robust'
   const run: Omit<RunContext, 'snapshots'> = {
     ...ports,
     id,
@@ -146,7 +147,7 @@ async function createContext(
     store,
     state,
     exchange: exchanges.open(id, () => progress.outerStep),
-    membership: createMembership(self, state, limits.staleness),
+    membership: createMembership(self, state, { staleness: limits.staleness, isRobust }),
     pace: createPace(limits),
     hashVotes: createHashVotes(self, state),
     progress,

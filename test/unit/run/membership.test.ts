@@ -11,7 +11,10 @@ const RECORD: PeerRecord = { ...blankRecord('training'), tokensPerSecond: 100 }
 type Others = Record<string, Partial<PeerRecord>>
 
 /** What others have published; `set` changes it. */
-function membershipOf(others: Others): { membership: Membership; set: (next: Others) => void } {
+function membershipOf(
+  others: Others,
+  isRobust = false,
+): { membership: Membership; set: (next: Others) => void } {
   let records = others
   const state: Pick<SharedState, 'members'> = {
     members: () =>
@@ -20,7 +23,7 @@ function membershipOf(others: Others): { membership: Membership; set: (next: Oth
         .sort((a, b) => (a.peer < b.peer ? -1 : 1)),
   }
   return {
-    membership: createMembership(SELF, state, STALENESS),
+    membership: createMembership(SELF, state, { staleness: STALENESS, isRobust }),
     set: (next) => void (records = next),
   }
 }
@@ -86,8 +89,25 @@ describe('where the swarm is', () => {
     const others = Object.fromEntries('bcdefgh'.split('').map((peer) => [peer, at(10)]))
     const { membership, set } = membershipOf({ ...others, a: at(90) })
     expect(membership.front(10)).toEqual([])
+    // Two of seven are enough, and not those who run ahead of them.
     set({ ...others, a: at(90), b: at(50), c: at(50) })
-    expect(peers(membership.front(10))).toBe('abc')
+    expect(peers(membership.front(10))).toBe('bc')
+  })
+
+  test('is told by one of three in a plain run, by no less than two together in a robust one', () => {
+    const others = { a: at(90), b: at(10), c: at(10) }
+    expect(peers(membershipOf(others).membership.front(5))).toBe('a')
+    const { membership, set } = membershipOf(others, true)
+    expect(membership.front(10)).toEqual([])
+    // The liar cannot hide the front either.
+    expect(peers(membership.front(5))).toBe('bc')
+    set({ ...others, b: at(20) })
+    expect(membership.front(10)).toEqual([])
+    set({ ...others, a: at(21), b: at(20) })
+    expect(peers(membership.front(10))).toBe('ab')
+    // A swarm of three is too small for a vote.
+    set({ a: at(90), b: at(10) })
+    expect(peers(membership.front(10))).toBe('a')
   })
 })
 

@@ -142,7 +142,7 @@ export interface NodeOptions {
   logger?: Logger
   /** Whom to sync with next; seeded afresh when left out. */
   random?: Random
-  /** Makes the seed of a run that is created without one. */
+  /** Makes the seed of a run that is created without one, and what the tests of a robust run are drawn from. */
   freshSeed?: () => string
   /** How long an outside trainer may be quiet; default `DEADLINES.trainerSilentMs`. */
   trainerSilentMs?: number
@@ -284,10 +284,14 @@ function composeServices(
   const services = createServices({ rpc, clock })
   const ports = { network, engine, blobExchange, exchanges, states }
   const freshSeed = options.freshSeed ?? (() => crypto.randomUUID())
-  const runs = createRunCollection(
-    { ...stores, ...ports, clock, logger, metrics, emit, trainerSilentMs },
+  const observers = { clock, logger, metrics, emit }
+  const runs = createRunCollection({
+    ...stores,
+    ...ports,
+    ...observers,
     freshSeed,
-  )
+    trainerSilentMs,
+  })
   return {
     runs,
     services,

@@ -55,7 +55,7 @@ async function storeState(
     loss: progress.loss,
     validationLoss: progress.validationLoss,
   }
-  const { local } = run
+  const { local, defence } = run
   const vectors = await store.storeVectors({ ...outer, optimizer, local: local?.parameters })
   const state: StoredState = {
     version: 1,
@@ -67,6 +67,7 @@ async function storeState(
     finished: isFinal,
     round: progress.round,
     consensusDistance: progress.consensusDistance,
+    ...(defence && { reputations: defence.reputations() }),
   }
   if (isCheckpoint) {
     const kept = await publishCheckpoint(run, state, isFinal)

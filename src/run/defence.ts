@@ -5,8 +5,8 @@
  * 1. Reputation: who was rejected again and again is left out for a while.
  * 2. Direction: a pseudo-gradient that points against the own one and the own momentum by far is rejected. Honest
  *    cosines lie around 0 where peers have different data, so this stops only the gross.
- * 3. Probe: half a step towards the contribution must not hurt on batches of the held-out data that nobody could know
- *    when it was made.
+ * 3. Probe: half a step towards the contribution must not hurt on batches of the held-out data that nobody else knows:
+ *    a secret of this peer draws them.
  * 4. Clipping of what is left: the difference to the own pseudo-gradient and to the own parameters, to what was usual in
  *    the last rounds (ClippedGossip, arXiv 2202.01545, with radii that adapt).
  *
@@ -14,12 +14,13 @@
  * beyond any test of this kind.
  */
 import type { Clock } from '../clock.ts'
-import { LIMITS } from '../limits.ts'
 import { clipFactor } from '../optim/combine.ts'
 import type { OuterState } from '../optim/outer.ts'
+import { hashOf } from '../random.ts'
 import { dot, squaredDistance, sumOfSquares } from '../tensor/vector.ts'
 import { decodeSlice, plannedSlices, type Contribution } from './contribution.ts'
 import { lowerMedian } from './pace.ts'
+import { createReputations, type Reputation } from './reputation.ts'
 import type { Trainer } from './trainer.ts'
 
 const COSINE_MIN = -0.3
@@ -32,10 +33,6 @@ const USUAL_MIN = 3
 const PSEUDO_GRADIENT_RADIUS_MAX = 1.5
 const PARAMETERS_RADIUS_FACTOR = 2
 const PARAMETERS_RADIUS_MAX = 0.25
-/** Weight of the newest verdict, the reputation below which a peer is left out, and for how many outer steps. */
-const REPUTATION_RATE = 0.2
-const REPUTATION_MIN = 0.3
-const IGNORED_STEPS = 20
 
 export type Verdict = 'accepted' | 'reputation' | 'direction' | 'probe'
 
@@ -58,34 +55,46 @@ export interface JudgedRound {
   outerStep: number
   /** Ordered by peer id, the own one among them. */
   contributions: readonly Contribution[]
+  /** Without it there is no probe: who trains a model that only its script knows has the other tests. */
+  evaluate: Trainer['evaluate'] | undefined
 }
 
 export interface Defence {
   judge(round: JudgedRound, signal: AbortSignal): Promise<Judgement>
+  /** What is to be kept over a restart. */
+  reputations(): Reputation[]
+  /** Takes over what was kept, but for peers judged since. */
+  restore(reputations: readonly Reputation[]): void
 }
 
 export interface DefenceOptions {
   self: string
-  run: string
-  evaluate: Trainer['evaluate'] | undefined
+  /** Known to this peer alone: what its probes are drawn from. */
+  secret: string
   clock: Clock
 }
 
-/** What it has learned of others is forgotten with the process. */
+/** For one run; it lives as long as the run is open, whatever interrupts training. */
 export function createDefence(options: DefenceOptions): Defence {
   const usual: Usual = { pseudoGradients: [], parameters: [] }
   const reputations = createReputations()
   return {
     async judge(round, signal) {
-      const { contributions, outerStep, outer } = round
+      const { contributions, outerStep, outer, evaluate } = round
       const own = contributions.find(({ peer }) => peer === options.self)
       const judgement: Judgement = { accepted: [], factors: new Map(), rejected: [] }
       if (own === undefined) return { ...judgement, accepted: [...contributions] }
       const factors = new Map<string, ClipFactors>()
       let ownLoss: number | undefined
       const probe = async (other: Contribution): Promise<boolean> => {
-        ownLoss ??= await probeLoss(options, { outer, outerStep, own }, signal)
-        const loss = await probeLoss(options, { outer, outerStep, own, other }, signal)
+        if (evaluate === undefined) return true
+        const sample = hashOf('probe', options.secret, outerStep)
+        const lossOf = async (probed: Probe): Promise<number> => {
+          const parameters = await probedParameters(probed, options.clock)
+          return (await evaluate({ parameters, batches: PROBE_BATCHES, sample, signal })).loss
+        }
+        ownLoss ??= await lossOf({ outer, own })
+        const loss = await lossOf({ outer, own, other })
         // What is not a number is no good either.
         return loss <= ownLoss + PROBE_TOLERANCE
       }
@@ -103,7 +112,7 @@ export function createDefence(options: DefenceOptions): Defence {
             : (await probe(contribution))
               ? 'accepted'
               : 'probe'
-        reputations.note(peer, verdict, outerStep)
+        if (verdict !== 'reputation') reputations.note(peer, verdict === 'accepted', outerStep)
         if (verdict === 'accepted') {
           judgement.accepted.push(contribution)
           factors.set(peer, clip(geometry, usual))
@@ -111,6 +120,8 @@ export function createDefence(options: DefenceOptions): Defence {
       }
       return { ...judgement, factors }
     },
+    reputations: () => reputations.tarnished(),
+    restore: (stored) => reputations.restore(stored),
   }
 }
 
@@ -201,49 +212,15 @@ function remember(recent: number[], value: number): void {
   recent.splice(0, Math.max(0, recent.length - USUAL))
 }
 
-interface Reputations {
-  isIgnored(peer: string, outerStep: number): boolean
-  note(peer: string, verdict: Verdict, outerStep: number): void
-}
-
-function createReputations(): Reputations {
-  const known = new Map<string, { reputation: number; ignoredUntil: number }>()
-  return {
-    isIgnored: (peer, outerStep) => outerStep < (known.get(peer)?.ignoredUntil ?? 0),
-    note(peer, verdict, outerStep) {
-      if (verdict === 'reputation') return
-      const before = known.get(peer)?.reputation ?? 1
-      const isGood = verdict === 'accepted'
-      const reputation = (1 - REPUTATION_RATE) * before + (isGood ? REPUTATION_RATE : 0)
-      const isBad = !isGood && reputation < REPUTATION_MIN
-      const ignoredUntil = isBad ? outerStep + 1 + IGNORED_STEPS : 0
-      // At the end of the order: who was not met for longest is forgotten first.
-      known.delete(peer)
-      known.set(peer, { reputation, ignoredUntil })
-      for (const oldest of known.keys()) {
-        if (known.size <= LIMITS.runPeers) break
-        known.delete(oldest)
-      }
-    },
-  }
-}
-
 interface Probe {
   outer: OuterState
-  outerStep: number
   own: Contribution
   /** Absent for the own local parameters. */
   other?: Contribution
 }
 
-/** Of the own local parameters, or of those after half a step towards another. */
-async function probeLoss(
-  { run, self, evaluate, clock }: DefenceOptions,
-  { outer, outerStep, own, other }: Probe,
-  signal: AbortSignal,
-): Promise<number> {
-  // Who trains a model that only its script knows has the other tests.
-  if (evaluate === undefined) return 0
+/** The own local parameters, or those after half a step towards another. */
+async function probedParameters({ outer, own, other }: Probe, clock: Clock): Promise<Float32Array> {
   const parameters = outer.parameters.slice()
   for await (const [from, to] of plannedSlices(own.plan, clock)) {
     const mine = decodeSlice(own, 'pseudoGradient', from)
@@ -258,7 +235,5 @@ async function probeLoss(
           : here + (there[at]! - here) / 2 - (mine[at]! + theirs[at]!) / 2
     }
   }
-  const sample = `${run} ${self} ${outerStep}`
-  const { loss } = await evaluate({ parameters, batches: PROBE_BATCHES, sample, signal })
-  return loss
+  return parameters
 }

@@ -13,7 +13,6 @@ import { parseCid } from '../store/content.ts'
 import { catchUp, donors } from './catch-up.ts'
 import { vectorHash } from './checkpoint.ts'
 import { VALIDATION_BATCHES } from './commit.ts'
-import { createDefence } from './defence.ts'
 import { startingStep } from './keep-up.ts'
 import type { Chunked } from './manifest.ts'
 import { initialOuterState } from './outer-update.ts'
@@ -50,12 +49,7 @@ export async function prepareRun(
     await trainer.close()
     throw thrown
   }
-  const { evaluate } = trainer
-  const isRobust = run.manifest.averaging.defence === 'robust'
-  const defence = isRobust
-    ? createDefence({ self: run.self, run: run.id, evaluate, clock: run.clock })
-    : undefined
-  return Object.assign(run, { trainer, outer, defence })
+  return Object.assign(run, { trainer, outer })
 }
 
 /** What the embedded engine needs; undefined for a model or a text that only an outside trainer has. */
@@ -279,7 +273,7 @@ async function unlessDamaged<T>(loading: Promise<T>): Promise<T | undefined> {
   }
 }
 
-function restoreProgress({ progress }: RunContext, stored: StoredState): void {
+function restoreProgress({ progress, defence }: RunContext, stored: StoredState): void {
   progress.outerStep = stored.outerStep
   progress.tokens = stored.tokens
   progress.loss = stored.loss
@@ -292,4 +286,5 @@ function restoreProgress({ progress }: RunContext, stored: StoredState): void {
   progress.parametersHash = vectorHash(stored.parameters)
   progress.bytesSentBefore = stored.bytesSent
   progress.bytesReceivedBefore = stored.bytesReceived
+  defence?.restore(stored.reputations ?? [])
 }

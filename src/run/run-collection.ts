@@ -41,8 +41,8 @@ export interface RunCollection {
 const JOIN_MS = 60_000
 const LOOK_AGAIN_MS = 1_000
 
-export function createRunCollection(deps: RunDependencies, freshSeed: () => string): RunCollection {
-  const { network, references, clock } = deps
+export function createRunCollection(deps: RunDependencies): RunCollection {
+  const { network, references, clock, freshSeed } = deps
   const runs = new Map<string, Run>()
   const { inTurn, settled } = createTurns()
   const ending = new AbortController()

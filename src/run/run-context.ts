@@ -75,6 +75,8 @@ export interface RunContext extends RunPorts {
   readonly membership: Membership
   readonly pace: Pace
   readonly hashVotes: HashVotes
+  /** Where the manifest asks for it. */
+  readonly defence: Defence | undefined
   /** What others are given. */
   readonly snapshots: SnapshotLeases
   readonly progress: Progress
@@ -97,8 +99,6 @@ export interface ReadyRun extends RunContext {
   trainer: RunTrainer
   /** Changed in place by rounds. */
   readonly outer: OuterState
-  /** Where the manifest asks for it. */
-  readonly defence: Defence | undefined
 }
 
 export function initialProgress(): Progress {

@@ -19,6 +19,7 @@ import { digestMatches } from './contribution.ts'
 import { chunkedSchema, type Manifest } from './manifest.ts'
 import { loadCheckpoint, checkpointChunks } from './checkpoint.ts'
 import { encodeManifest } from './run-id.ts'
+import { REPUTATIONS_STORED, reputationSchema } from './reputation.ts'
 import { TRAINER_KINDS } from './trainer.ts'
 import { loadBytes, loadVector, storeBytes, storeVector } from './vector-blobs.ts'
 import { roundViewSchema } from './view.ts'
@@ -63,6 +64,8 @@ const stateSchema = z.strictObject({
   /** The newest round, for an outside trainer that did not hear how it ended. */
   round: roundViewSchema.nullable().default(null),
   consensusDistance: z.number().nullable().default(null),
+  /** Of runs with defence. */
+  reputations: z.array(reputationSchema).max(REPUTATIONS_STORED).optional(),
 })
 export type StoredState = z.infer<typeof stateSchema>
 

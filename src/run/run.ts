@@ -1,9 +1,11 @@
 /** One run on one node, as the node sees it: what it is, how it stands, and how it ends. `run-life.ts` moves it on. */
 import { ShoalError, asFault } from '../errors.ts'
+import { hashOf } from '../random.ts'
 import type { BlobReferences } from '../store/blob-references.ts'
 import type { RecordStore } from '../store/record-store.ts'
 import type { BoardValue, Member, StateService } from '../state/shared-state.ts'
 import type { Schema } from '../tensor/schema.ts'
+import { createDefence } from './defence.ts'
 import type { ExchangeService } from './exchange.ts'
 import type { Manifest } from './manifest.ts'
 import { handOver } from './hand-over.ts'
@@ -51,6 +53,8 @@ export interface RunDependencies extends RunPorts {
   references: BlobReferences
   exchanges: ExchangeService
   states: StateService
+  /** What nobody else can know: another one each time, but in a swarm that is to replay exactly. */
+  freshSeed: () => string
   /** How long an outside trainer may be quiet; default `DEADLINES.trainerSilentMs`. */
   trainerSilentMs?: number | undefined
 }
@@ -122,7 +126,7 @@ async function createContext(
   deps: RunDependencies,
   given: { leaving: AbortSignal; membership: Membership | undefined },
 ): Promise<{ run: RunContext; damage: ShoalError | undefined }> {
-  const { records, references, exchanges, states, trainerSilentMs, ...ports } = deps
+  const { records, references, exchanges, states, freshSeed, trainerSilentMs, ...ports } = deps
   const { clock, blobs, network } = ports
   const schema = modelSchema(manifest.model)
   const store = createRunStore(id, manifest, { records, blobs, references, clock })
@@ -150,6 +154,9 @@ async function createContext(
     membership: createMembership(self, state, { staleness: limits.staleness, isRobust }),
     pace: createPace(limits),
     hashVotes: createHashVotes(self, state),
+    defence: isRobust
+      ? createDefence({ self, clock, secret: hashOf('defence', freshSeed(), id, self) })
+      : undefined,
     progress,
     leaving: given.leaving,
     commit: Promise.resolve(),

@@ -139,8 +139,7 @@ export async function simulate(
           : { parameters: initial.slice(), momentum: new Float32Array(initial.length) }
       const newcomer = await trainer.exportOptimizer()
       const self = streams.join(' ')
-      const evaluate: Trainer['evaluate'] = (evaluation) => trainer.evaluate(evaluation)
-      const options = { self, run: simulated.seed, evaluate, clock: systemClock }
+      const options = { self, secret: `${simulated.seed} ${self}`, clock: systemClock }
       const isRobust = method.kind === 'averaging' && method.averaging.defence === 'robust'
       const defence = isRobust ? createDefence(options) : undefined
       const honesty = attackersOf(simulated).has(self) ? -(simulated.attackers?.scale ?? 1) : 1
@@ -279,7 +278,9 @@ async function averageOnce(
     const contributions = (combined.get(name) ?? []).map((each) =>
       each.peer === name ? (truths.get(name) ?? each) : each,
     )
-    const judged = await peer.defence?.judge({ outer, outerStep, contributions }, signal)
+    const evaluate: Trainer['evaluate'] = (evaluation) => trainer.evaluate(evaluation)
+    const judging = { outer, outerStep, contributions, evaluate }
+    const judged = await peer.defence?.judge(judging, signal)
     const update = { averaging, outer, self: name, swarm: peers.length, factors: judged?.factors }
     await applyRound({ ...update, contributions: judged?.accepted ?? contributions }, systemClock)
     const noted = locals.get(name) ?? outer.parameters

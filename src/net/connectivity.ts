@@ -11,7 +11,7 @@ import type { DirectPaths } from './direct-paths.ts'
 import type { NetworkBase } from './host.ts'
 import type { Libp2pNode } from './libp2p-node.ts'
 import { createNatWatch } from './nat.ts'
-import type { NatProbe, NatReport, NatWatch } from './nat.ts'
+import type { NatProbe, NatReport, NatWatch, PortForwarding } from './nat.ts'
 import type { Discovery, NetworkReachability } from './network.ts'
 import { createPathWatch } from './path-watch.ts'
 import { dialDirectly } from './peer-dial.ts'
@@ -38,6 +38,8 @@ export interface ConnectivityOptions {
   /** Makes holes in NATs; needs sockets. */
   punchers?: readonly Puncher[] | undefined
   natProbe?: NatProbe | undefined
+  /** What the router forwards to this node now, as it says itself. */
+  forwarding?: (() => PortForwarding | undefined) | undefined
 }
 
 export interface Connectivity {
@@ -47,6 +49,7 @@ export interface Connectivity {
   readonly reflectorPorts: readonly number[]
   reachability(): NetworkReachability
   nat(): NatReport
+  forwarding(): PortForwarding | undefined
   /** As `nat`, looked at just now. */
   renewNat(): Promise<NatReport>
   /** Peer ids of the relays that lead to this node. */
@@ -73,6 +76,7 @@ export async function createConnectivity(
 ): Promise<Connectivity & { start(): void }> {
   const { libp2p, rpc, peers, discovery, base } = parts
   const { isPublic = false, punchers = [], natProbe, reflectorPorts = [] } = options
+  const { forwarding = () => undefined } = options
   const ping = (connection: Connection, signal: AbortSignal): Promise<number> =>
     pingConnection(connection, base.clock, signal)
   const openedAt = (connection: Connection): number => peers.openedAt(connection)
@@ -80,7 +84,14 @@ export async function createConnectivity(
   const late: { paths?: DirectPaths } = {}
   const isPunched = (connection: Connection): boolean => late.paths?.isPunched(connection) ?? false
   const hooks = reachabilityHooks(libp2p, base)
-  const reachability = createReachability({ ...base, ...hooks, libp2p, rpc, isPunched })
+  const reachability = createReachability({
+    ...base,
+    ...hooks,
+    libp2p,
+    rpc,
+    isPunched,
+    forwarding,
+  })
   const nat = createNatWatch({ ...base, rpc, probe: natProbe, ports: reflectorPorts })
   const outsideHosts = (): string[] => reachability.seenAt()
   const paths = createDirectPaths({
@@ -115,6 +126,7 @@ export async function createConnectivity(
     },
     reachability: () => (isPublic ? 'public' : (reachability.verdict() ?? outlook(nat.report()))),
     nat: () => nat.report(),
+    forwarding,
     renewNat: () => nat.renew(),
     relays: () => relays?.held() ?? [],
     relayServer: () => relayServer,
@@ -200,10 +212,11 @@ function followConnections(
   })
   libp2p.addEventListener('peer:identify', ({ detail }: CustomEvent<IdentifyResult>) => {
     const { connection, observedAddr } = detail
-    const host = hostOf(connection.remoteAddr)
-    if (!isUnaided(connection.remoteAddr) || isPunched(connection)) return
+    const { remoteAddr: from } = connection
+    const host = hostOf(from)
+    if (!isUnaided(from) || isPunched(connection)) return
     const peer = detail.peerId.toString()
-    reachability.ask(peer, observedAddr)
+    reachability.ask(peer, observedAddr && { seen: observedAddr, from })
     if (host !== undefined) nat.meet(peer, host)
     const seenAt = reachability.seenAt().toSorted().join(' ')
     if (hosts !== '' && seenAt !== hosts) onNetworkChange()

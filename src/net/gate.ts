@@ -1,7 +1,7 @@
 /** Who may be talked to at all. */
 import type { ConnectionGater } from '@libp2p/interface'
 import type { Multiaddr } from '@multiformats/multiaddr'
-import { hostOf, isGlobalHost, isRelayed } from './addresses.ts'
+import { hostOf, isPrivateHost, isRelayed } from './addresses.ts'
 import type { Offences } from './offences.ts'
 
 export interface GateOptions {
@@ -15,7 +15,7 @@ export function createGate({ offences, isLanOnly }: GateOptions): ConnectionGate
     if (isRelayed(address)) return true
     const [first] = address.getComponents()
     const host = hostOf(address)
-    return first?.name.startsWith('dns') === true || (host !== undefined && isGlobalHost(host))
+    return first?.name.startsWith('dns') === true || (host !== undefined && !isPrivateHost(host))
   }
   return {
     denyDialPeer: (peer) => offences.isBanned(peer.toString()),

@@ -24,6 +24,16 @@ export interface Endpoint {
   port: number
 }
 
+/** A port of the router that leads to this node, by a protocol that both speak. */
+export interface PortForwarding {
+  protocol: 'pcp' | 'nat-pmp' | 'upnp'
+  router: string
+  /** That this node listens on. */
+  port: number
+  /** As the router says; null when it does not say. */
+  outside: Endpoint | null
+}
+
 /** Whether one inside port keeps one outside port towards everybody (RFC 4787 §4.1); then the port can be told to others. */
 export type NatMapping = 'independent' | 'dependent'
 /** From whom packets are let in to a mapped port (RFC 4787 §5): anybody, hosts or host and port that were sent to. */

@@ -1,34 +1,28 @@
 /**
  * Whether others can dial this node. The one proof is a connection that came in unaided: through no relay and no hole that
- * was punched for it. To get one, a node asks its neighbours to dial back (`dial-back.ts`).
+ * was punched for it. To get one, a node asks its neighbours to dial back (`dial-back.ts`), and believes what they claim
+ * about where they reached it as far as that is borne out (`dial-back-claims.ts`).
  *
  * What comes from a private address proves that the neighbours on the LAN can, which is all there is to know while this
- * node has no connection to the internet, and nothing otherwise. A proof is renewed; a node that several neighbours in
- * turn could not dial has lost it.
+ * node has no connection to the internet, and nothing otherwise. A proof is renewed; a node that neighbours in turn, of
+ * several networks where there are several, could not dial has lost it.
  */
 import type { Connection, Libp2p } from '@libp2p/interface'
 import type { Multiaddr } from '@multiformats/multiaddr'
-import type { Clock } from '../clock.ts'
 import { messageOf } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
-import type { Logger } from '../log.ts'
 import type { Random } from '../random.ts'
-import {
-  hostOf,
-  isGlobal,
-  isGlobalHost,
-  isRelayed,
-  isUnaided,
-  portOf,
-  transportOf,
-  withHost,
-} from './addresses.ts'
-import { askDialBack, serveDialBack } from './dial-back.ts'
+import { hostOf, isGlobal, isIp6, isRelayed, portOf, transportOf } from './addresses.ts'
+import { candidates, claimOf, isProof } from './dial-back-claims.ts'
+import type { ClaimOptions } from './dial-back-claims.ts'
+import { serveDialBack } from './dial-back.ts'
 import type { DialBackOutcome } from './dial-back.ts'
-import type { PeerRpc } from './network.ts'
+import type { PortForwarding } from './nat.ts'
 import type { Offences } from './offences.ts'
+import { createSightings } from './sightings.ts'
+import type { Sighting, Sightings } from './sightings.ts'
 
-const TICK_MS = 5_000
+const TICK_MS = 1_000
 /** A proof of this age is renewed; without an answer it stands. */
 const RENEW_MS = 120_000
 /** Without a proof the neighbours are asked again after this long, doubled each time: a port may have been opened. */
@@ -38,34 +32,25 @@ const RETRY_MAX_MS = 300_000
 const REFUTATIONS = 2
 /** Neighbours asked at once. */
 const ASKED = 3
-/** The answer of a neighbour that has dialled may be here before its handshake is over. */
-const ARRIVAL_MS = 1_000
 /** All ports that are checked, whoever does not answer. */
 const CHECK_MS = 25_000
 
-export interface ReachabilityOptions {
+export interface ReachabilityOptions extends Omit<ClaimOptions, 'sightings'> {
   libp2p: Pick<Libp2p, 'addEventListener' | 'removeEventListener' | 'getConnections' | 'dial'>
-  rpc: PeerRpc
-  clock: Clock
   random: Random
-  logger: Logger
   offences: Pick<Offences, 'note'>
-  /** All addresses this node listens on, announced or not. */
-  listenAddresses: () => Multiaddr[]
   /** Called with an address that was reached: from now on it is announced; and with one that no longer is. */
   onReached: (address: Multiaddr) => void
   onLost: (address: Multiaddr) => void
   onChange: (isPublic: boolean) => void
-  /** Whether a connection goes through a hole that both sides made. */
-  isPunched: (connection: Connection) => boolean
 }
 
 export interface Reachability {
   isPublic(): boolean
   /** `mapped`: dialled under an address that is not of this machine. Undefined while not proven. */
   verdict(): 'public' | 'mapped' | undefined
-  /** Asks a neighbour to dial back, unless that is known. `observed`: where the neighbour sees this node. */
-  ask(peer: string, observed?: Multiaddr): void
+  /** Asks a neighbour to dial back, unless that is known. */
+  ask(peer: string, sighting?: Sighting): void
   /** IPs at which neighbours see this node; those on the internet say what others can use. */
   seenAt(): string[]
   /** Something about the network has changed: proofs are made again. */
@@ -85,21 +70,15 @@ export interface ListenCheck {
   address: string | null
 }
 
-interface Proof {
-  at: number
-  /** By a neighbour on the internet, or by one on the LAN. */
-  isGlobal: boolean
-}
-
 export function createReachability(options: ReachabilityOptions): Reachability {
   const { libp2p, rpc, clock, logger } = options
   const stopping = new AbortController()
-  const proofs = createProofs(options)
-  /** Where each neighbour sees this node. */
-  const observed = new Map<string, Multiaddr>()
+  const sightings = createSightings()
+  const context = { ...options, sightings }
+  const proofs = createProofs(context)
   const onOpen = ({ detail }: CustomEvent<Connection>): void => proofs.onOpen(detail)
   const onClose = ({ detail: { remotePeer } }: CustomEvent<Connection>): void => {
-    if (libp2p.getConnections(remotePeer).length === 0) observed.delete(remotePeer.toString())
+    if (libp2p.getConnections(remotePeer).length === 0) sightings.forget(remotePeer.toString())
     proofs.update()
   }
   libp2p.addEventListener('connection:open', onOpen)
@@ -108,35 +87,34 @@ export function createReachability(options: ReachabilityOptions): Reachability {
   const asked = new Set<string>()
   const ask = async (peer: string): Promise<void> => {
     if (asked.has(peer)) return
-    const addresses = candidates(options, observed.get(peer))
     asked.add(peer)
-    const outcome = await dialBackBy(peer, addresses, options, stopping.signal)
+    const addresses = candidates(options, sightings.of(peer)?.seen)
+    const outcome = await claimOf(peer, addresses, context, stopping.signal)
     asked.delete(peer)
-    if (!stopping.signal.aborted) proofs.note(outcome)
+    if (!stopping.signal.aborted) proofs.note(outcome, peer)
   }
   const askSome = async (): Promise<void> => {
-    const peers = [...observed.keys()]
+    const peers = sightings.peers()
     const chosen = Array.from({ length: Math.min(ASKED, peers.length) }, () =>
       peers.splice(options.random.integer(peers.length), 1),
     )
     await Promise.all(chosen.flat().map(ask))
   }
-  renew(proofs, askSome, clock, stopping.signal).catch((thrown: unknown) => {
+  renew(proofs, askSome, options, stopping.signal).catch((thrown: unknown) => {
     if (!stopping.signal.aborted)
       logger.error('reachability_failed', { message: messageOf(thrown) })
   })
   return {
     isPublic: () => proofs.isPublic(),
     verdict: () => (proofs.isPublic() ? kindOf(options, proofs.reached()) : undefined),
-    ask(peer, seen) {
+    ask(peer, sighting) {
       if (stopping.signal.aborted) return
-      if (seen !== undefined && !isRelayed(seen)) observed.set(peer, seen)
-      if (!proofs.isPublic() && observed.has(peer)) void ask(peer)
+      if (sighting !== undefined && !isRelayed(sighting.seen)) sightings.note(peer, sighting)
+      if (!proofs.isPublic() && sightings.of(peer) !== undefined) void ask(peer)
     },
-    seenAt: () => hostsOf(observed.values()),
+    seenAt: () => sightings.hosts(),
     recheck: () => void askSome(),
-    check: (signal) =>
-      checkPorts(options, observed, proofs, AbortSignal.any([signal, stopping.signal])),
+    check: (signal) => checkPorts(context, proofs, AbortSignal.any([signal, stopping.signal])),
     stop() {
       stopping.abort()
       stopServing()
@@ -146,6 +124,10 @@ export function createReachability(options: ReachabilityOptions): Reachability {
   }
 }
 
+interface Context extends ReachabilityOptions {
+  sightings: Sightings
+}
+
 interface Proofs {
   isPublic(): boolean
   /** Addresses under which neighbours have reached this node. */
@@ -153,31 +135,43 @@ interface Proofs {
   /** Whether it is time to ask again, although there is a proof. */
   isDoubtful(): boolean
   onOpen(connection: Connection): void
-  note(outcome: DialBackOutcome): void
+  note(outcome: DialBackOutcome, peer: string): void
   /** A connection that comes or goes may change what a proof is worth. */
   update(): void
 }
 
-function createProofs(options: ReachabilityOptions): Proofs {
-  const { libp2p, clock, logger } = options
+function createProofs(context: Context): Proofs {
+  const { libp2p, clock, logger, sightings } = context
   const reached = new Map<string, Multiaddr>()
-  let proof: Proof | undefined
-  let refutations = 0
+  /** Whether by IPv6, of those who came in from the internet. */
+  const cameIn = new Set<boolean>()
+  let provenAt: number | undefined
+  const doubts = createDoubts(sightings)
   let wasPublic = false
-  const isPublic = (): boolean => proof !== undefined && (proof.isGlobal || isIsolated(libp2p))
+
+  /** Dialled from the internet, and known where: under an address of its own, or one that was reached. */
+  const isKnown = (): boolean => {
+    const addresses = [...context.listenAddresses(), ...reached.values()]
+    return addresses.some((address) =>
+      hostOf(address) === undefined
+        ? cameIn.size > 0
+        : isGlobal(address) && cameIn.has(isIp6(address)),
+    )
+  }
+  const isPublic = (): boolean => provenAt !== undefined && (isIsolated(libp2p) || isKnown())
 
   function update(): void {
     if (isPublic() === wasPublic) return
     wasPublic = isPublic()
     logger.info(wasPublic ? 'network_reachable' : 'network_unreachable')
-    options.onChange(wasPublic)
+    context.onChange(wasPublic)
   }
 
-  function refute(): void {
-    refutations++
-    if (refutations < REFUTATIONS) return
-    proof = undefined
-    for (const address of reached.values()) options.onLost(address)
+  function lose(): void {
+    doubts.clear()
+    provenAt = undefined
+    cameIn.clear()
+    for (const address of reached.values()) context.onLost(address)
     reached.clear()
     update()
   }
@@ -186,77 +180,80 @@ function createProofs(options: ReachabilityOptions): Proofs {
     isPublic,
     update,
     reached: () => [...reached.values()],
-    isDoubtful: () => clock.now() - (proof?.at ?? 0) >= RENEW_MS || refutations > 0,
+    isDoubtful: () => clock.now() - (provenAt ?? 0) >= RENEW_MS || doubts.any(),
     onOpen(connection) {
       const { remoteAddr } = connection
-      if (isProof(connection, options)) {
-        const isFromGlobal = isGlobal(remoteAddr)
-        if (isFromGlobal || proof?.isGlobal !== true) {
-          proof = { at: clock.now(), isGlobal: isFromGlobal }
-          refutations = 0
+      if (isProof(connection, context)) {
+        if (isGlobal(remoteAddr)) cameIn.add(isIp6(remoteAddr))
+        if (isGlobal(remoteAddr) || cameIn.size === 0) {
+          provenAt = clock.now()
+          doubts.clear()
         }
       }
       update()
     },
-    note(outcome) {
-      if (outcome.kind === 'unreachable' && proof !== undefined) refute()
+    note(outcome, peer) {
+      const isDenied = outcome.kind === 'unreachable' && provenAt !== undefined
+      if (isDenied && doubts.areEnough(peer)) lose()
       if (outcome.kind !== 'reached') return
-      refutations = 0
-      if (proof !== undefined) proof.at = clock.now()
+      doubts.clear()
+      if (provenAt !== undefined) provenAt = clock.now()
       reached.set(outcome.address.toString(), outcome.address)
-      options.onReached(outcome.address)
+      context.onReached(outcome.address)
       const [oldest] = reached
-      if (reached.size <= LIMITS.peerAddresses || oldest === undefined) return
-      reached.delete(oldest[0])
-      options.onLost(oldest[1])
+      if (reached.size > LIMITS.peerAddresses && oldest !== undefined) {
+        reached.delete(oldest[0])
+        context.onLost(oldest[1])
+      }
+      update()
     },
   }
 }
 
-/** Came in through no relay, and no hole that was punched for it. */
-function isProof(
-  connection: Connection,
-  { isPunched }: Pick<ReachabilityOptions, 'isPunched'>,
-): boolean {
-  const { direction, remoteAddr } = connection
-  return direction === 'inbound' && isUnaided(remoteAddr) && !isPunched(connection)
+interface Doubts {
+  /** Counts that this neighbour could not dial back: true when a proof is void. */
+  areEnough(peer: string): boolean
+  any(): boolean
+  clear(): void
 }
 
-/** As `askDialBack`; a neighbour that claims to have reached this node is believed when it has come in meanwhile. */
-async function dialBackBy(
-  peer: string,
-  addresses: readonly Multiaddr[],
-  options: ReachabilityOptions,
-  signal: AbortSignal,
-): Promise<DialBackOutcome> {
-  const { libp2p, rpc, clock } = options
-  const arrived = new AbortController()
-  const onOpen = ({ detail }: CustomEvent<Connection>): void => {
-    if (detail.remotePeer.toString() === peer && isProof(detail, options)) arrived.abort()
-  }
-  libp2p.addEventListener('connection:open', onOpen)
-  try {
-    const outcome = await askDialBack(rpc, peer, addresses, signal)
-    if (outcome.kind !== 'reached') return outcome
-    const either = AbortSignal.any([signal, arrived.signal])
-    await clock.sleep(ARRIVAL_MS, either).catch(() => {})
-    return arrived.signal.aborted ? outcome : { kind: 'unknown' }
-  } finally {
-    libp2p.removeEventListener('connection:open', onOpen)
+/** One network alone can take a proof away only where there is no other to ask. */
+function createDoubts(sightings: Sightings): Doubts {
+  const networks = new Set<string>()
+  let count = 0
+  return {
+    areEnough(peer) {
+      count++
+      networks.add(sightings.networkOf(peer) ?? '')
+      const needed = Math.min(REFUTATIONS, sightings.networks().size)
+      return count >= REFUTATIONS && networks.size >= needed
+    },
+    any: () => count > 0,
+    clear() {
+      count = 0
+      networks.clear()
+    },
   }
 }
 
-/** Looks for a proof while there is none, ever more rarely, and renews the one that there is. */
+/**
+ * Looks for a proof while there is none, ever more rarely, and renews the one that there is; at once when the router
+ * forwards another port.
+ */
 async function renew(
   proofs: Proofs,
   askSome: () => Promise<void>,
-  clock: Clock,
+  { clock, forwarding }: ReachabilityOptions,
   stopping: AbortSignal,
 ): Promise<void> {
   let retry = { at: clock.now() + RETRY_FIRST_MS, ms: RETRY_FIRST_MS }
+  let forwarded = forwarding()
   for (;;) {
     await clock.sleep(TICK_MS, stopping)
-    if (clock.now() < retry.at || (proofs.isPublic() && !proofs.isDoubtful())) continue
+    const isNew = !isSameForwarding(forwarding(), forwarded)
+    forwarded = forwarding()
+    const isDue = clock.now() >= retry.at && (!proofs.isPublic() || proofs.isDoubtful())
+    if (!isDue && !isNew) continue
     const startedAt = clock.now()
     await askSome()
     const ms = proofs.isPublic() ? RETRY_FIRST_MS : Math.min(2 * retry.ms, RETRY_MAX_MS)
@@ -264,35 +261,27 @@ async function renew(
   }
 }
 
-/** Where this node may be dialled, for a neighbour that sees it at `seen`. */
-function candidates(
-  { listenAddresses }: ReachabilityOptions,
-  seen: Multiaddr | undefined,
-): Multiaddr[] {
-  const own = listenAddresses().filter((address) => hostOf(address) !== undefined)
-  const host = seen && hostOf(seen)
-  // Where a router forwards the port, it is most often the same outside.
-  const mapped = host === undefined ? [] : own.map((address) => withHost(address, host))
-  return [...new Map([...own, ...mapped].map((address) => [address.toString(), address])).values()]
+function isSameForwarding(a: PortForwarding | undefined, b: PortForwarding | undefined): boolean {
+  return a?.outside?.host === b?.outside?.host && a?.outside?.port === b?.outside?.port
 }
 
 /** Each port by itself; what was reached before counts while no neighbour can try. */
 async function checkPorts(
-  options: ReachabilityOptions,
-  observed: ReadonlyMap<string, Multiaddr>,
+  context: Context,
   proofs: Proofs,
   signal: AbortSignal,
 ): Promise<ListenCheck[]> {
-  const limit = options.clock.deadline(CHECK_MS, 'checking the ports', signal)
-  const own = candidates(options, undefined).filter((address) => portOf(address) !== undefined)
-  const ports = [...new Set(own.map(nameOf))].map(async (name, index) => {
+  const limit = context.clock.deadline(CHECK_MS, 'checking the ports', signal)
+  const own = candidates(context, undefined).filter((address) => portOf(address) !== undefined)
+  const nameOfOwn = (address: Multiaddr): string => nameOf(address, context)
+  const ports = [...new Set(own.map(nameOfOwn))].map(async (name, index) => {
     // Each port begins with another neighbour: one of them dials back twice a minute only.
-    const all = [...observed]
+    const all = context.sightings.peers()
     const first = index % Math.max(1, all.length)
     const asked = [...all.slice(first), ...all.slice(0, first)].slice(0, ASKED)
-    const outcome = await dialBackOf(name, asked, options, limit)
-    if (outcome.kind === 'reached') proofs.note(outcome)
-    const reached = proofs.reached().find((address) => nameOf(address) === name)
+    const { outcome, peer } = await dialBackOf(name, asked, context, limit)
+    if (outcome.kind === 'reached') proofs.note(outcome, peer)
+    const reached = proofs.reached().find((address) => nameOfOwn(address) === name)
     const [port = '', transport = ''] = name.split('/')
     return {
       transport,
@@ -308,30 +297,27 @@ function refuted({ kind }: DialBackOutcome): false | null {
   return kind === 'unreachable' ? false : null
 }
 
-function nameOf(address: Multiaddr): string {
-  return `${portOf(address)}/${transportOf(address)}`
+/** By the port that is listened on here, whichever the router forwards to it. */
+function nameOf(address: Multiaddr, { forwarding }: ReachabilityOptions): string {
+  const { outside, port } = forwarding() ?? {}
+  const isForwarded = outside?.host === hostOf(address) && outside?.port === portOf(address)
+  return `${isForwarded ? port : portOf(address)}/${transportOf(address)}`
 }
 
 /** The answer of the first neighbour that could try the port of this name. */
 async function dialBackOf(
   name: string,
-  asked: readonly (readonly [peer: string, seen: Multiaddr])[],
-  options: ReachabilityOptions,
+  asked: readonly string[],
+  context: Context,
   signal: AbortSignal,
-): Promise<DialBackOutcome> {
-  for (const [peer, seen] of asked) {
-    const addresses = candidates(options, seen).filter((address) => nameOf(address) === name)
-    const outcome = await dialBackBy(peer, addresses, options, signal)
-    if (outcome.kind !== 'unknown') return outcome
+): Promise<{ outcome: DialBackOutcome; peer: string }> {
+  for (const peer of asked) {
+    const addresses = candidates(context, context.sightings.of(peer)?.seen)
+    const ofPort = addresses.filter((address) => nameOf(address, context) === name)
+    const outcome = await claimOf(peer, ofPort, context, signal)
+    if (outcome.kind !== 'unknown') return { outcome, peer }
   }
-  return { kind: 'unknown' }
-}
-
-/** Those on the internet say what others can use. */
-function hostsOf(observed: Iterable<Multiaddr>): string[] {
-  const hosts = [...observed].map((address) => hostOf(address) ?? '')
-  const outside = hosts.filter((host) => isGlobalHost(host))
-  return [...new Set(outside.length > 0 ? outside : hosts)].filter((host) => host !== '')
+  return { outcome: { kind: 'unknown' }, peer: '' }
 }
 
 /** No connection to the internet: then what the LAN says counts. */

@@ -1,6 +1,7 @@
 import { createServer } from 'node:net'
 import { noise } from '@libp2p/noise'
 import type { Connection, Libp2p } from '@libp2p/interface'
+import { peerIdFromString } from '@libp2p/peer-id'
 import { lpStream } from '@libp2p/utils'
 import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
@@ -9,17 +10,27 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { z } from 'zod'
 import { nodeTransports } from '../../../node/net/transports.ts'
 import { systemClock } from '../../../src/clock.ts'
+import { ShoalError } from '../../../src/errors.ts'
 import { silentLogger } from '../../../src/log.ts'
 import { createMetrics } from '../../../src/metrics.ts'
+import { hostOf, portOf } from '../../../src/net/addresses.ts'
 import { createNetwork } from '../../../src/net/host.ts'
 import type { NetworkOptions } from '../../../src/net/host.ts'
 import { createIdentity } from '../../../src/net/identity.ts'
+import type { PortForwarding } from '../../../src/net/nat.ts'
 import type { Network, PeerRpc } from '../../../src/net/network.ts'
 import { createOffences } from '../../../src/net/offences.ts'
 import { createReachability } from '../../../src/net/reachability.ts'
+import { createRpcService } from '../../../src/net/rpc.ts'
 import { seededRandom } from '../../../src/random.ts'
 import { decodeCbor, encodeCbor } from '../../../src/store/content.ts'
-import { addressOf, startMemoryNetwork, startPair, until } from './memory-network.ts'
+import {
+  addressOf,
+  createRecorder,
+  startMemoryNetwork,
+  startPair,
+  until,
+} from './memory-network.ts'
 
 async function startTcp(
   listen: string[],
@@ -90,6 +101,7 @@ async function watchWith(libp2p: Libp2p, onCall: () => Promise<void>) {
     onLost: () => {},
     onChange: () => {},
     isPunched: () => false,
+    forwarding: () => undefined,
   })
   onTestFinished(() => reachability.stop())
   return { reachability, reached }
@@ -108,7 +120,8 @@ async function startRaw(listen: string[]): Promise<Libp2p> {
 }
 
 describe('an address of another, claimed by a neighbour', () => {
-  const strange = multiaddr('/ip4/11.0.0.7/tcp/4010')
+  const from = multiaddr('/ip4/127.0.1.1/tcp/1')
+  const strange = { seen: multiaddr('/ip4/11.0.0.7/tcp/4010'), from }
 
   test('is not believed while nobody comes in, and a neighbour is asked once at a time', async () => {
     const raw = await startRaw(['/ip4/127.0.0.1/tcp/0'])
@@ -133,12 +146,168 @@ describe('an address of another, claimed by a neighbour', () => {
     })
     const neighbour = caller.peerId.toString()
     const signal = AbortSignal.timeout(10_000)
-    reachability.ask(neighbour, multiaddr('/ip4/127.0.0.1/tcp/1'))
+    reachability.ask(neighbour, { seen: multiaddr('/ip4/127.0.0.1/tcp/1'), from })
     await reachability.check(signal)
     expect(reached).toEqual([])
     dialling = caller
     await reachability.check(signal)
     expect(reached).toHaveLength(1)
+  })
+})
+
+/** A node that looks for where it can be dialled, and what it has come to believe. */
+async function startSeeker(forwarding: () => PortForwarding | undefined = () => undefined) {
+  const raw = await startRaw(['/ip4/127.0.0.1/tcp/0'])
+  const rpc = await startRpc(raw)
+  const believed = new Set<string>()
+  const lost: string[] = []
+  const { logger, events } = createRecorder()
+  const base = { clock: systemClock, random: seededRandom('seeker'), logger }
+  const reachability = createReachability({
+    ...base,
+    libp2p: raw,
+    rpc,
+    offences: createOffences({ ...base, metrics: createMetrics(), sendAway: () => {} }),
+    listenAddresses: () => raw.getMultiaddrs(),
+    onReached: (address) => void believed.add(hostOf(address) ?? ''),
+    onLost: (address) => void lost.push(hostOf(address) ?? ''),
+    onChange: () => {},
+    isPunched: () => false,
+    forwarding,
+  })
+  onTestFinished(() => reachability.stop())
+  const doubted = (): Record<string, unknown>[] =>
+    events.filter(({ event }) => event === 'address_not_believed').map(({ fields }) => fields)
+  return { raw, reachability, believed, lost, doubted }
+}
+
+async function startRpc(raw: Libp2p): Promise<PeerRpc> {
+  const base = { clock: systemClock, logger: silentLogger, metrics: createMetrics() }
+  const rpc = await createRpcService({
+    ...base,
+    libp2p: raw,
+    offences: createOffences({ ...base, sendAway: () => {} }),
+    connectionTo: (peer, signal) => raw.dial(peerIdFromString(peer), { signal }),
+  })
+  onTestFinished(() => rpc.stop())
+  return rpc
+}
+
+/** Comes in where it can, and says that it was somewhere else; or says that nobody answers. */
+async function startLiar(host: string, claims: string | undefined) {
+  const raw = await startRaw([`/ip4/${host}/tcp/0`])
+  const rpc = await startRpc(raw)
+  let answers = 0
+  let isDenying = false
+  rpc.handle('net/dial-back', async (request) => {
+    const { addresses } = z
+      .object({ addresses: z.array(z.string()) })
+      .parse(decodeCbor(request, 8192))
+    answers++
+    if (claims === undefined || isDenying) {
+      throw new ShoalError('peer_unreachable', 'nobody answers')
+    }
+    const own = addresses.filter((address) => address.startsWith('/ip4/127.0.0.1/'))
+    const there = own.map((address) => multiaddr(address))
+    await raw.dial(there, { force: true })
+    return encodeCbor({ reached: addresses.find((address) => address.includes(claims)) ?? '' })
+  })
+  return { raw, answers: () => answers, deny: () => void (isDenying = true) }
+}
+
+type Seeker = Awaited<ReturnType<typeof startSeeker>>
+type Liar = Awaited<ReturnType<typeof startLiar>>
+
+/** The seeker has dialled this neighbour, and hears where it is seen. */
+async function meet({ raw, reachability }: Seeker, liar: Liar, seenAt: string): Promise<void> {
+  const { remoteAddr: from } = await raw.dial(liar.raw.getMultiaddrs())
+  const seen = multiaddr(`/ip4/${seenAt}/tcp/4010`)
+  reachability.ask(liar.raw.peerId.toString(), { seen, from })
+}
+
+/** Asks again, who is asked being a matter of chance, until it holds. */
+async function askUntil({ reachability }: Seeker, check: () => boolean): Promise<void> {
+  while (!check()) {
+    reachability.recheck()
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+}
+
+describe('a neighbour that has come in, and lies about where', () => {
+  const victim = '10.9.8.7'
+  const honest = '127.0.0.1'
+
+  test('is not believed, however many of its network say the same', async () => {
+    const seeker = await startSeeker()
+    for (const host of ['127.0.1.1', '127.0.1.2', '127.0.1.3']) {
+      await meet(seeker, await startLiar(host, victim), victim)
+    }
+    await askUntil(seeker, () => new Set(seeker.doubted().map(({ peer }) => peer)).size === 3)
+    expect(seeker.doubted()[0]).toMatchObject({ hasArrived: true })
+    // It could be dialled on this machine: that much the connections prove.
+    expect(seeker.reachability.verdict()).toBe('public')
+    expect([...seeker.believed]).toEqual([])
+  })
+
+  test('is outvoted by those who see the truth', async () => {
+    const seeker = await startSeeker()
+    for (const host of ['127.0.2.1', '127.0.3.1']) {
+      await meet(seeker, await startLiar(host, honest), honest)
+    }
+    await askUntil(seeker, () => seeker.believed.has(honest))
+    for (const host of ['127.0.4.1', '127.0.5.1']) {
+      await meet(seeker, await startLiar(host, victim), victim)
+    }
+    await askUntil(seeker, () => new Set(seeker.doubted().map(({ peer }) => peer)).size === 2)
+    expect([...seeker.believed]).toEqual([honest])
+  })
+
+  test('is believed when another network sees the same', async () => {
+    const seeker = await startSeeker()
+    await meet(seeker, await startLiar('127.0.1.1', victim), victim)
+    await askUntil(seeker, () => seeker.doubted().length > 0)
+    await meet(seeker, await startLiar('127.0.2.1', victim), victim)
+    await askUntil(seeker, () => seeker.believed.has(victim))
+    expect(seeker.reachability.verdict()).toBe('mapped')
+  })
+
+  test('is believed when the router says so, by whichever port it forwards', async () => {
+    const late: { port?: number | undefined } = {}
+    const outside = { host: victim, port: 5000 }
+    const seeker = await startSeeker(() =>
+      late.port === undefined
+        ? undefined
+        : { protocol: 'pcp', router: '10.0.0.1', port: late.port, outside },
+    )
+    const claims = `/ip4/${victim}/tcp/5000/`
+    await meet(seeker, await startLiar('127.0.1.1', claims), honest)
+    late.port = portOf(seeker.raw.getMultiaddrs()[0] ?? multiaddr('/ip4/127.0.0.1'))
+    await until(() => seeker.believed.has(victim))
+    const [port] = await seeker.reachability.check(AbortSignal.timeout(30_000))
+    expect(port).toMatchObject({ isReached: true, transport: 'tcp', port: late.port })
+    expect(port?.address).toContain(claims)
+  })
+
+  test('cannot take a proof away while another network does not deny it', async () => {
+    const seeker = await startSeeker()
+    const truthful = await startLiar('127.0.2.1', honest)
+    await meet(seeker, truthful, honest)
+    await until(() => seeker.believed.has(honest))
+    const liars = [await startLiar('127.0.1.1', undefined), await startLiar('127.0.1.2', undefined)]
+    for (const liar of liars) await meet(seeker, liar, honest)
+    await askUntil(seeker, () => liars.every((liar) => liar.answers() > 2))
+    expect(seeker.lost).toEqual([])
+    expect(seeker.reachability.verdict()).toBe('public')
+  })
+
+  test('can, when it is the only one', async () => {
+    const seeker = await startSeeker()
+    const fickle = await startLiar('127.0.1.1', honest)
+    await meet(seeker, fickle, honest)
+    await until(() => seeker.believed.has(honest))
+    fickle.deny()
+    await askUntil(seeker, () => seeker.lost.length > 0)
+    expect(seeker.reachability.verdict()).toBe(undefined)
   })
 })
 

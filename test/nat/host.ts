@@ -122,7 +122,7 @@ export async function startPublics(
 
 /** Of public node `index`: the usual port, and the one that all networks let through. */
 function entryAddresses(index: number, peerId: string): string[] {
-  return [4010, 443].map((port) => `/ip4/11.0.0.${10 + index}/tcp/${port}/p2p/${peerId}`)
+  return [4010, 443].map((port) => `/ip4/11.0.${10 + index}.11/tcp/${port}/p2p/${peerId}`)
 }
 
 /** One host behind each router, so many at a time. */

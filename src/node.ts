@@ -158,7 +158,7 @@ export async function createNode(options: NodeOptions): Promise<ShoalNode> {
   const { logger = silentLogger } = options
   const log = createEventLog({ records, clock, logger })
   const { runs, blobExchange, services, averaging, stopServing } = composeServices(
-    { ...options, blobs: references.blobs, references, clock, metrics },
+    { ...options, blobs: references.blobs, references, clock, metrics, log },
     (event) => {
       const { type, ...fields } = event
       logger.debug(type, fields)
@@ -230,10 +230,7 @@ function runCalls(runs: RunCollection, deps: StartDependencies & { log: EventLog
       return runs.create(spec, { text, start }, creating)
     },
     joinRun: (idOrLink, joining) => runs.join(idOrLink, joining),
-    async leaveRun(id) {
-      await runs.leave(id)
-      await log.forget(id)
-    },
+    leaveRun: (id) => runs.leave(id),
     listRuns: ({ discover = false, signal } = {}) =>
       listRuns(runs, discover, network, clock, signal),
     run: (id) => runs.get(id).view(),
@@ -270,10 +267,15 @@ interface Composition {
 
 /** Everything between the network and the API of the node, lower layers first. */
 function composeServices(
-  options: NodeOptions & { references: BlobReferences; clock: Clock; metrics: Metrics },
+  options: NodeOptions & {
+    references: BlobReferences
+    clock: Clock
+    metrics: Metrics
+    log: EventLog
+  },
   emit: (event: RunEvent) => void,
 ): Composition {
-  const { network, records, blobs, references, engine, clock, metrics } = options
+  const { network, records, blobs, references, engine, clock, metrics, log } = options
   const { logger = silentLogger, random = seededRandom(crypto.randomUUID()) } = options
   const { trainerSilentMs } = options
   const { rpc, identity } = network
@@ -284,7 +286,7 @@ function composeServices(
   const services = createServices({ rpc, clock })
   const ports = { network, engine, blobExchange, exchanges, states }
   const freshSeed = options.freshSeed ?? (() => crypto.randomUUID())
-  const observers = { clock, logger, metrics, emit }
+  const observers = { clock, logger, metrics, emit, log }
   const runs = createRunCollection({
     ...stores,
     ...ports,

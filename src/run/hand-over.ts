@@ -4,7 +4,7 @@
  */
 import { raceSignal } from '../clock.ts'
 import { DEADLINES } from '../limits.ts'
-import { publishRecord, type RunContext } from './run-context.ts'
+import { sayGoodbye, type RunContext } from './run-context.ts'
 
 /** Whoever fetches something asks for the next piece within this time, unless its line is very slow. */
 const QUIET_MS = 3_000
@@ -19,7 +19,7 @@ export async function handOver(run: RunContext, life: Promise<void>): Promise<vo
   // An outside process ends its step when it likes, and may have ended itself.
   const endsSoon = run.progress.status === 'training' && run.outside === undefined
   if (endsSoon) await unlessLate(life, deadline)
-  await unlessLate(publishRecord(run, true), clock.deadline(FAREWELL_MS, 'saying goodbye'))
+  await unlessLate(sayGoodbye(run), clock.deadline(FAREWELL_MS, 'saying goodbye'))
   if (run.membership.others().length > 0) await unlessLate(untilQuiet(run, deadline), deadline)
 }
 

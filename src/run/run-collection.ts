@@ -3,6 +3,7 @@ import { matchesCid } from '../store/content.ts'
 import { asFault, ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import { directoryCid } from './directory.ts'
+import type { EventLog } from './event-log.ts'
 import type { Manifest, RunSpec } from './manifest.ts'
 import { noData } from './preparation.ts'
 import { createManifest, type RunSources } from './run-creation.ts'
@@ -41,8 +42,12 @@ export interface RunCollection {
 const JOIN_MS = 60_000
 const LOOK_AGAIN_MS = 1_000
 
-export function createRunCollection(deps: RunDependencies): RunCollection {
-  const { network, references, clock, freshSeed } = deps
+export interface RunCollectionDependencies extends RunDependencies {
+  log: Pick<EventLog, 'forget'>
+}
+
+export function createRunCollection(deps: RunCollectionDependencies): RunCollection {
+  const { network, references, clock, freshSeed, log } = deps
   const runs = new Map<string, Run>()
   const { inTurn, settled } = createTurns()
   const ending = new AbortController()
@@ -98,9 +103,11 @@ export function createRunCollection(deps: RunDependencies): RunCollection {
         const run = get(id)
         // Until it is gone others may still ask for its state.
         await run.leave().finally(() => runs.delete(id))
+        await log.forget(id)
       })
+      const directory = await directoryCid()
       const isPublic = [...runs.values()].some(({ manifest }) => manifest.public)
-      if (!isPublic) network.discovery.unprovide(await directoryCid())
+      if (!isPublic) network.discovery.unprovide(directory)
     },
     resume: () => resume(runs, deps),
     async stop() {

@@ -88,6 +88,8 @@ export interface RunContext extends RunPorts {
   trainer: RunTrainer | undefined
   /** Fires when this peer wants to leave: the step in hand ends with what is done, and there is no other. */
   readonly leaving: AbortSignal
+  /** Whether the others have been told that this peer leaves: its last word. */
+  hasSaidGoodbye: boolean
   /** Where an outside process trains this run; then it is the trainer. */
   readonly outside: OutsideTrainer | undefined
   /** The last committed state: what a late joiner is given. */
@@ -178,12 +180,22 @@ export function setStatus(run: RunContext, status: Progress['status']): void {
   run.emit({ type: 'run_status', run: run.id, status, outerStep: run.progress.outerStep })
 }
 
-/** Writes the own record from the progress and spreads it. */
-export async function publishRecord(run: RunContext, leaving = false): Promise<void> {
+/** Writes the own record from the progress and spreads it; after the farewell nothing more. */
+export async function publishRecord(run: RunContext): Promise<void> {
+  if (!run.hasSaidGoodbye) await publish(run, RECORD_STATUS[run.progress.status])
+}
+
+/** The last record. A step that ends later, such as one that a script still hands in, does not take it back. */
+export async function sayGoodbye(run: RunContext): Promise<void> {
+  run.hasSaidGoodbye = true
+  await publish(run, 'leaving')
+}
+
+async function publish(run: RunContext, status: PeerRecord['status']): Promise<void> {
   const { progress } = run
   const newest = progress.checkpoints.at(-1)
   await run.state.publish({
-    status: leaving ? 'leaving' : RECORD_STATUS[progress.status],
+    status,
     outerStep: progress.outerStep,
     tokens: progress.tokens,
     loss: progress.loss,

@@ -159,6 +159,7 @@ async function createContext(
       : undefined,
     progress,
     leaving: given.leaving,
+    hasSaidGoodbye: false,
     commit: Promise.resolve(),
     local: undefined,
     trainer: undefined,

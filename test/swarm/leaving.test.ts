@@ -97,3 +97,65 @@ test('who leaves in the middle of a step contributes what it has done of it, and
     await engine.close()
   }
 })
+
+test('a step that a script hands in while its node leaves does not take the farewell back', async () => {
+  const swarm = await createSwarm(2, 'script and farewell')
+  try {
+    const [first, second] = swarm.nodes
+    if (first === undefined || second === undefined) throw new Error('two nodes')
+    const { id } = await first.createRun(tinySpec({ outerSteps: 10_000 }), text)
+    await second.joinRun(id, { trainer: 'outside' })
+    const script = second.trainingScript(id)
+    const signal = AbortSignal.timeout(50_000)
+    const handIn = async (): Promise<void> => {
+      const { outerStep, parameters } = await script.parameters(signal)
+      const step = { outerStep, tokens: 100, loss: 3, innerSteps: 5 }
+      await script.outerStep(step, async (target) => target.set(parameters), signal)
+    }
+    const told = (): string | undefined =>
+      first.members(id).find(({ peer }) => peer === second.peerId)?.record.status
+    // Whoever has just been given something may need more: its giver stays for a moment.
+    const isGiven = (): boolean => first.run(id).round?.partners.includes(second.peerId) === true
+    while (!isGiven()) await handIn()
+    const leaving = second.leaveRun(id)
+    await until(() => told() === 'leaving')
+    // On a busy machine the node may be gone before the step is done.
+    await Promise.allSettled([handIn(), leaving])
+    expect(told()).toBe('leaving')
+  } finally {
+    await swarm.stop()
+  }
+})
+
+test('a run is joined again only when all of it is forgotten', async () => {
+  const swarm = await createSwarm(1, 'forgotten')
+  const { promise: forgetting, resolve: forget } = Promise.withResolvers<void>()
+  try {
+    const [first] = swarm.nodes
+    if (first === undefined) throw new Error('a node')
+    const { id } = await first.createRun(tinySpec({ outerSteps: 10_000 }), text)
+    const stores = memoryStores()
+    const list: Stores['records']['list'] = async (prefix) => {
+      if (prefix.startsWith('events/')) await forgetting
+      return stores.records.list(prefix)
+    }
+    const second = await swarm.add(1, { ...stores, records: { ...stores.records, list } })
+    await second.joinRun(id)
+    await waitForRun(second, id, ({ outerStep }) => outerStep > 0)
+    const leaving = second.leaveRun(id)
+    await until(() => second.runs().length === 0)
+    const joining = second.joinRun(id)
+    await systemClock.sleep(500)
+    expect(second.runs()).toEqual([])
+    forget()
+    await leaving
+    expect((await joining).id).toBe(id)
+    await waitForRun(second, id, ({ status }) => status === 'training')
+    const logged = []
+    for await (const { number } of second.loggedEvents(id)) logged.push(number)
+    expect(logged[0]).toBe(1)
+  } finally {
+    forget()
+    await swarm.stop()
+  }
+})

@@ -8,7 +8,7 @@ const REAL_CLOCK = [
 
 export default defineConfig({
   test: {
-    testTimeout: 60_000,
+    testTimeout: 120_000,
     hookTimeout: 60_000,
     // Three files at a time on the 2 cores that are the bar: swarm and e2e tests start many nodes, but wait half of the time.
     maxWorkers: 3,

@@ -17,7 +17,7 @@ import { committedState } from './committed-state.ts'
 import { createWorkplace } from './daemon-process.ts'
 import type { Daemon, Workplace } from './daemon-process.ts'
 
-const OUTER_STEPS = 200
+const OUTER_STEPS = 120
 /** At least; at most three times as many, on a machine so busy that most kills come before the training. */
 const KILLS = 8
 /** When to kill, in what a daemon takes to its first outer steps. */
@@ -133,4 +133,4 @@ test('a node that is killed again and again does what its twin does that never i
     // How long a round took differs, what came of it must not.
     expect({ ...victim, round: null }).toEqual({ ...twins, round: null })
   }
-})
+}, 240_000)

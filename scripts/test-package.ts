@@ -10,6 +10,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -62,10 +63,11 @@ async function run(command: string, args: readonly string[], cwd = folder): Prom
   return stdout
 }
 
-/** Nothing of the user's is read, and npm is not the one that runs this script. */
+/** Nothing of the user's is read but how to get to the registry, and npm is not the one that runs this script. */
 function ownEnvironment(): Record<string, string | undefined> {
-  const { PATH, HOME } = process.env
-  return { PATH, HOME, npm_config_ignore_scripts: 'true', npm_config_loglevel: 'error' }
+  const { PATH, HOME, HTTPS_PROXY, NODE_EXTRA_CA_CERTS } = process.env
+  const way = { HTTPS_PROXY, NODE_EXTRA_CA_CERTS }
+  return { PATH, HOME, ...way, npm_config_ignore_scripts: 'true', npm_config_loglevel: 'error' }
 }
 
 async function pack(): Promise<string> {
@@ -80,13 +82,16 @@ async function install(tarball: string): Promise<void> {
   writeFileSync(join(folder, 'package.json'), '{"private":true,"type":"module"}')
   const settings = ['--prefer-offline', '--no-audit', '--no-fund', '--fetch-retries=0']
   try {
-    // The platform packages are a Node that is here already.
-    await run('npm', ['install', ...settings, '--omit=optional', tarball])
-    say('installed with npm')
+    await run('npm', ['install', ...settings, tarball])
   } catch (thrown) {
     await linkAll(tarball)
     say(`npm cannot install it here (${reasonOf(thrown)}): linked to the checkout's dependencies`)
+    return
   }
+  const installed = readdirSync(join(folder, 'node_modules'))
+  const needless = installed.filter((name) => /^(node-|shoal-)/.test(name))
+  if (needless.length > 0) throw new Error(`the package brings along ${needless.join(' ')}`)
+  say(`installed with npm: ${installed.length} packages and scopes, no Node among them`)
 }
 
 /** What npm says beside codes and where its log is. */

@@ -30,8 +30,8 @@ export interface BlobExchange {
   fetch(cid: CID, sources: BlobSources, options?: FetchOptions): Promise<Uint8Array>
   /** Brings all into the store. Throws `blob_unavailable`, naming a CID that no source had; what came stays. */
   fetchAll(cids: readonly CID[], sources: BlobSources, options?: FetchAllOptions): Promise<void>
-  /** `clock.now()` when a peer was last given a blob; -Infinity before. */
-  lastServedMs(): number
+  /** `clock.now()` when a peer was last given a blob that `isMeant`; -Infinity when that is not remembered. */
+  lastServedMs(isMeant: (cid: string) => boolean): number
   /** Stops serving. */
   close(): void
 }
@@ -43,15 +43,27 @@ export interface BlobExchangeOptions {
   clock?: Clock | undefined
 }
 
+/** Blobs given last, of all transfers together: some seconds of a fast line. */
+const SERVED_REMEMBERED = 1024
+
 export function createBlobExchange(options: BlobExchangeOptions): BlobExchange {
   const { rpc, store, metrics, clock = systemClock } = options
-  let lastServedMs = -Infinity
+  const served = new Map<string, number>()
+  const noteServed = (cid: string): void => {
+    // At the end of the order: what was not asked for longest is forgotten first.
+    served.delete(cid)
+    served.set(cid, clock.now())
+    for (const oldest of served.keys()) {
+      if (served.size <= SERVED_REMEMBERED) break
+      served.delete(oldest)
+    }
+  }
   const close = rpc.handle(BLOB_METHOD, async (request) => {
     const cid = decodeCid(request)
     const bytes = await store.get(cid)
     if (bytes === undefined) throw new ShoalError('not_found', `no blob ${cid.toString()} here`)
     metrics.add('blob_bytes_sent_total', bytes.length)
-    lastServedMs = clock.now()
+    noteServed(cid.toString())
     return bytes
   })
 
@@ -73,7 +85,8 @@ export function createBlobExchange(options: BlobExchangeOptions): BlobExchange {
 
   return {
     fetchAll,
-    lastServedMs: () => lastServedMs,
+    lastServedMs: (isMeant) =>
+      Math.max(-Infinity, ...[...served].map(([cid, atMs]) => (isMeant(cid) ? atMs : -Infinity))),
     async fetch(cid, sources, fetchOptions) {
       const here = await store.get(cid)
       if (here !== undefined) return here

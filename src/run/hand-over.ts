@@ -33,7 +33,8 @@ async function unlessLate(work: Promise<void>, deadline: AbortSignal): Promise<v
   await raceSignal(work, deadline).catch(() => {})
 }
 
-/** When somebody has fetched something here, or announced that it would. */
-function lastNeededMs({ exchange, blobExchange, snapshots }: RunContext): number {
-  return Math.max(exchange.lastServedMs(), blobExchange.lastServedMs(), snapshots.lastAskedMs())
+/** When somebody has fetched something of the run here, or announced that it would. */
+function lastNeededMs({ exchange, blobExchange, snapshots, store }: RunContext): number {
+  const blobsMs = blobExchange.lastServedMs((cid) => store.holds(cid))
+  return Math.max(exchange.lastServedMs(), blobsMs, snapshots.lastAskedMs())
 }

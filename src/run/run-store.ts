@@ -108,6 +108,8 @@ export interface RunStore {
   commit(state: StoredState, onCommitted?: () => void): Promise<void>
   /** Keeps blobs until the returned function is called, whatever is committed meanwhile. */
   retain(cids: Iterable<string>): () => Promise<void>
+  /** Whether the run keeps this blob now. */
+  holds(cid: string): boolean
   /** Forgets the run: state, membership and blobs. */
   forget(): Promise<void>
 }
@@ -138,7 +140,7 @@ export function createRunStore(
       const membership = await read(records, membershipKey, membershipSchema)
       if (membership?.text) hold.retain(membership.text.chunks)
       const state = await read(records, stateKey, stateSchema)
-      if (state !== undefined) releaseState = references.retain(await blobsOf(state, blobs))
+      if (state !== undefined) releaseState = hold.retain(await blobsOf(state, blobs))
     },
     membership: () => read(records, membershipKey, membershipSchema),
     async setMembership(membership) {
@@ -154,7 +156,7 @@ export function createRunStore(
     loadVectors: (state, elements) => loadVectors(state, elements, blobs),
     storeVectors: (vectors) => storeVectors(vectors, pins.blobs, clock),
     async commit(state, onCommitted) {
-      const releaseNext = references.retain(await blobsOf(state, blobs))
+      const releaseNext = hold.retain(await blobsOf(state, blobs))
       try {
         await records.put(stateKey, await sealed(stateSchema.parse(state)))
       } catch (thrown) {
@@ -170,11 +172,11 @@ export function createRunStore(
       await pinsBefore.release()
     },
     retain: (cids) => hold.retain(cids),
+    holds: (cid) => hold.holds(cid),
     async forget() {
       const keys = [stateKey, membershipKey, manifestKey]
       await records.batch(keys.map((key) => ({ delete: key })))
       await hold.releaseAll()
-      await releaseState?.()
       await pins.release()
     },
   }
@@ -183,19 +185,24 @@ export function createRunStore(
 /** References that are let go of one by one, or all at once. */
 function createHold(
   references: BlobReferences,
-): Pick<RunStore, 'retain'> & { releaseAll(): Promise<void> } {
-  const releases = new Set<() => Promise<void>>()
+): Pick<RunStore, 'retain' | 'holds'> & { releaseAll(): Promise<void> } {
+  const held = new Map<() => Promise<void>, ReadonlySet<string>>()
   return {
     retain(cids) {
-      const release = references.retain(cids)
-      releases.add(release)
+      const kept = new Set(cids)
+      const release = references.retain(kept)
+      held.set(release, kept)
       return () => {
-        releases.delete(release)
+        held.delete(release)
         return release()
       }
     },
+    holds: (cid) => [...held.values()].some((kept) => kept.has(cid)),
     async releaseAll() {
-      for (const release of releases) await release()
+      for (const release of held.keys()) {
+        held.delete(release)
+        await release()
+      }
     },
   }
 }

@@ -6,7 +6,16 @@ import type { ShoalNode } from '../../src/node.ts'
 import type { RoundView } from '../../src/run/view.ts'
 import { createLinks } from './links.ts'
 import { createSlowEngine } from './slow-engine.ts'
-import { createSwarm, memoryStores, realText, tinySpec, waitForRun, type Stores } from './swarm.ts'
+import { parseRunId } from '../../src/run/run-id.ts'
+import {
+  createSwarm,
+  isFinished,
+  memoryStores,
+  realText,
+  tinySpec,
+  waitForRun,
+  type Stores,
+} from './swarm.ts'
 
 const text = await realText()
 
@@ -156,6 +165,42 @@ test('a run is joined again only when all of it is forgotten', async () => {
     expect(logged[0]).toBe(1)
   } finally {
     forget()
+    await swarm.stop()
+  }
+})
+
+test('who leaves one run does not wait for those who fetch another', async () => {
+  const swarm = await createSwarm(2, 'two runs')
+  const over = new AbortController()
+  try {
+    const [first, second] = swarm.nodes
+    if (first === undefined || second === undefined) throw new Error('two nodes')
+    const short = { outerSteps: 1, limits: { minPeers: 2 } }
+    const { id } = await first.createRun(tinySpec({ ...short, seed: 'left' }), text)
+    await second.joinRun(id)
+    const other = await first.createRun(tinySpec({ outerSteps: 10_000, seed: 'stays' }), text)
+    for (const node of [first, second]) await waitForRun(node, id, isFinished)
+    const stranger = await swarm.connect(2)
+    await stranger.connect(first.status().addresses[0] ?? '', over.signal)
+    const ask = (): Promise<unknown> =>
+      stranger.rpc.call(first.peerId, 'blob/get', parseRunId(other.id).bytes, { lane: 'bulk' })
+    const asking = (async () => {
+      while (!over.signal.aborted) {
+        await ask()
+        await systemClock.sleep(100)
+      }
+    })()
+    const leaving = first.leaveRun(id).then(() => 'left')
+    // It is quiet for three seconds, and stays for twenty at most where somebody still fetches.
+    const late = systemClock.sleep(12_000, over.signal).then(
+      () => 'waits',
+      () => 'over',
+    )
+    expect(await Promise.race([leaving, late])).toBe('left')
+    over.abort()
+    await asking
+  } finally {
+    over.abort()
     await swarm.stop()
   }
 })

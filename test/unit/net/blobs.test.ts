@@ -51,6 +51,21 @@ async function fill(stores: readonly BlobStore[], count: number, size = 1000): P
 
 const sent = ({ metrics }: Peer): number => metrics.read('blob_bytes_sent_total')
 
+describe('what was given', () => {
+  test('is remembered by blob', async () => {
+    const [asker, giver] = await startPeers(2)
+    const [first, second] = await fill([giver!.store], 2)
+    const { exchange } = giver!
+    const is = (wanted: CID | undefined) => (cid: string) => cid === wanted?.toString()
+    expect(exchange.lastServedMs(() => true)).toBe(-Infinity)
+    await asker.exchange.fetch(first!, [giver!.id])
+    expect(exchange.lastServedMs(is(first))).toBeGreaterThan(0)
+    expect(exchange.lastServedMs(is(second))).toBe(-Infinity)
+    await asker.exchange.fetch(second!, [giver!.id])
+    expect(exchange.lastServedMs(() => true)).toBe(exchange.lastServedMs(is(second)))
+  })
+})
+
 describe('fetch', () => {
   test('brings a blob of full size, verified and stored', async () => {
     const [asker, other] = await startPeers(2)

@@ -288,3 +288,21 @@ test('every flipped bit of what is stored is noticed', async () => {
     expect(await read()).toBeDefined()
   }
 })
+
+test('holds the blobs of its newest state and what is kept beside it, and no others', async () => {
+  const store = openStore(memoryStores())
+  const chunksOf = async (): Promise<string[]> => (await store.load())?.parameters.chunks ?? []
+  expect(store.holds(RUN)).toBe(true)
+  expect(store.holds(OTHER_RUN)).toBe(false)
+  await commit(store, 1)
+  const [first = ''] = await chunksOf()
+  await commit(store, 2)
+  const [second = ''] = await chunksOf()
+  expect([store.holds(first), store.holds(second)]).toEqual([false, true])
+  const release = store.retain([first])
+  expect(store.holds(first)).toBe(true)
+  await release()
+  expect(store.holds(first)).toBe(false)
+  await store.forget()
+  expect([store.holds(RUN), store.holds(second)]).toEqual([false, false])
+})

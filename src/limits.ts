@@ -37,6 +37,14 @@ export const LIMITS = {
   circuitsPerRelay: 128,
   /** Holes being punched at once for others who asked: each has a few sockets open, or 256 for a symmetric NAT. */
   punches: 4,
+  /** Candidates of one side of a WebRTC connection: IPv4 and IPv6 of a few interfaces, and how they look from outside. */
+  iceCandidates: 16,
+  /** WebRTC connections at once: each has two threads and some sockets of its own. */
+  webRtcConnections: 32,
+  /** One message of a data channel: what every stack takes (RFC 8841 §6.1). */
+  webRtcMessageBytes: 64 << 10,
+  /** Held of a data channel whose reader pauses; it cannot be stopped, but yamux's windows of 4 MiB a stream are then used up. */
+  webRtcReadBytes: 32 << 20,
   /** Peers in one averaging group: the final merge of small swarms is all-to-all. */
   groupPeers: 32,
   /** Own contributions to past rounds kept for peers that replay them: 32 rounds bring back a joiner ten times slower. */
@@ -125,6 +133,10 @@ export const LIMITS = {
   evaluatedParameters: 1 << 24,
   /** Local API: JSON bodies (specs and options, never tensors). */
   apiBodyBytes: 1 << 20,
+  /** Links to the dashboard that nobody has opened yet. */
+  linkCodes: 16,
+  /** Wrong ones within `linkGuessesMs`: a code has 256 bits, people mistype a few. */
+  linkGuesses: 16,
   /** SSE readers of the local API at once. */
   eventReaders: 256,
   /** Vectors that the local API holds at once for calls: each may be a model of 1 GiB. */
@@ -169,6 +181,10 @@ export const DEADLINES = {
   provideMs: 60_000,
   /** A client call to the local daemon. */
   apiMs: 30_000,
+  /** Opening a link to the dashboard, by hand and over SSH too. */
+  linkCodeMs: 120_000,
+  /** Wrong links to the dashboard are counted for so long. */
+  linkGuessesMs: 60_000,
   /** A client call that reads, builds or writes a whole model or text, or waits for peers. */
   apiLongMs: 300_000,
   /** Silence on the event stream before a comment shows that the connection lives. */

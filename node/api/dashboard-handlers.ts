@@ -1,10 +1,13 @@
-/** Serves the dashboard's files as they are: a closed set, so that no path leads out of its folder. */
+/** Serves the dashboard's files as they are, a closed set, so that no path leads out of its folder; and opens its links. */
 import { readdirSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { extname } from 'node:path'
 import { ShoalError } from '../../src/errors.ts'
-import type { ShoalNode } from '../../src/node.ts'
-import { bytesHandler } from './handler.ts'
+import { DEADLINES } from '../../src/limits.ts'
+import { isOwnConnection } from './connection-owner.ts'
+import { bytesHandler, handler } from './handler.ts'
+import type { HandlerOptions } from './handlers.ts'
+import { createLinkCodes } from './link-codes.ts'
 import type { Download } from './octets.ts'
 import { ROUTES } from './routes.ts'
 
@@ -17,7 +20,8 @@ const TYPES: Readonly<Record<string, string>> = {
   '.svg': 'image/svg+xml',
 }
 
-export function dashboardHandlers(node: ShoalNode) {
+export function dashboardHandlers({ node, clock, apiUrl, token }: HandlerOptions) {
+  const codes = createLinkCodes(clock)
   const names = new Set(readdirSync(FOLDER).filter((name) => extname(name) in TYPES))
   const file = async (name: string): Promise<Download<Record<string, never>>> => {
     if (!names.has(name)) throw new ShoalError('not_found', `the dashboard has no file ${name}`)
@@ -28,6 +32,19 @@ export function dashboardHandlers(node: ShoalNode) {
   return {
     dashboard: bytesHandler(ROUTES.dashboard, () => file('index.html')),
     dashboardFile: bytesHandler(ROUTES.dashboardFile, ({ file: name }) => file(name)),
+    dashboardLink: handler(ROUTES.dashboardLink, () => ({
+      // In the fragment, which browsers keep to themselves.
+      link: `${apiUrl()}/#code=${codes.issue()}`,
+      expiresInMs: DEADLINES.linkCodeMs,
+    })),
+    dashboardToken: handler(ROUTES.dashboardToken, async ({ code }, { ports }) => {
+      // Asked first: another user's guesses neither use a code up nor keep the owner out.
+      if (!(await isOwnConnection(ports))) {
+        throw new ShoalError('forbidden', 'this link is for the user whose daemon it is')
+      }
+      codes.redeem(code)
+      return { token }
+    }),
     downloadCheckpoint: bytesHandler(ROUTES.downloadCheckpoint, async (input) => {
       const files = await node.exportCheckpoint(input.run, input.checkpoint)
       const found = files.find(({ name }) => name === input.file)

@@ -7,7 +7,8 @@ export const DASHBOARD_ROUTES = {
   dashboard: {
     method: 'GET',
     path: '/',
-    summary: 'The dashboard. Its link carries the token in the fragment, which no browser sends.',
+    summary:
+      'The dashboard. It asks for the token, or has a code in its fragment, which no browser sends.',
     input: none,
     output: z.object({}),
     answer: 'bytes',
@@ -24,6 +25,24 @@ export const DASHBOARD_ROUTES = {
     answer: 'bytes',
     open: true,
     command: 'dashboard',
+  },
+  dashboardLink: {
+    method: 'POST',
+    path: '/v1/dashboard-links',
+    summary: 'Makes a link that opens the dashboard, once and soon.',
+    input: none,
+    output: z.object({ link: z.string(), expiresInMs: z.number() }),
+    command: 'dashboard',
+  },
+  dashboardToken: {
+    method: 'POST',
+    path: '/v1/dashboard-token',
+    summary:
+      'The token for the code of a link to the dashboard. Each code works once; where the system tells who asks (Linux), for the user of the daemon only.',
+    input: z.strictObject({ code: z.string().min(1).max(64) }),
+    output: z.object({ token: z.string() }),
+    open: true,
+    command: { none: 'the page asks for it when it is opened by its link' },
   },
   downloadCheckpoint: {
     method: 'GET',

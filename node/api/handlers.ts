@@ -22,6 +22,8 @@ export type { Handler } from './handler.ts'
 
 export interface HandlerOptions {
   node: ShoalNode
+  /** What the dashboard gets for the code of its link. */
+  token: string
   clock: Clock
   dataDir: string
   apiUrl: () => string
@@ -43,7 +45,7 @@ export function createHandlers(options: HandlerOptions): Handlers {
       ...nodeHandlers(options),
       ...runHandlers(node),
       ...observationHandlers(node),
-      ...dashboardHandlers(node),
+      ...dashboardHandlers(options),
       ...trainingHandlers(node),
       ...blobHandlers(node),
       ...serviceHandlers(node, services),

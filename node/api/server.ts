@@ -152,7 +152,9 @@ async function answer(
   const body = bodyOf(incoming, route.body?.bytesMax ?? 0, signal)
   const length = incoming.headers['content-length']
   const bodyBytes = length === undefined ? undefined : Number(length)
-  const result = await call(raw, { signal, body, bodyBytes })
+  const { localPort = 0, remotePort = 0 } = incoming.socket
+  const ports = { own: localPort, other: remotePort }
+  const result = await call(raw, { signal, body, bodyBytes, ports })
   if (!('download' in result)) return Response.json(result.json)
   // Who is still sending a body that nobody needs does not read the answer before its end.
   if (route.body !== undefined) incoming.resume()

@@ -1,6 +1,5 @@
 /** `shoal dashboard`: the link, and the browser. */
 import { spawn } from 'node:child_process'
-import { readToken } from '../api/client.ts'
 import { ROUTES } from '../api/routes.ts'
 import type { Command } from './session.ts'
 
@@ -11,17 +10,18 @@ const OPENERS: Readonly<Record<string, readonly [string, ...string[]]>> = {
 
 export const DASHBOARD_COMMAND: Command = {
   name: 'dashboard',
-  summary: 'open the dashboard in a browser, and print its link, which carries the API token',
+  summary:
+    'open the dashboard in a browser, and print a link to it that works once, for two minutes',
   examples: ['dashboard', 'dashboard --no-open'],
   options: [{ flags: '--no-open', summary: 'only print the link' }],
   async run(session) {
     const { signal } = session.terminal
-    const { url } = session.daemon()
-    const { dataDir } = await session.daemon().call(ROUTES.node, {}, { signal })
-    // In the fragment, which browsers keep to themselves.
-    const link = `${url}/#token=${readToken(dataDir)}`
-    if (session.options['open'] !== false) openBrowser(link)
-    session.emit({ link }, () => [link])
+    const daemon = session.daemon()
+    const newLink = () => daemon.call(ROUTES.dashboardLink, {}, { signal })
+    // One of its own, because each works only once.
+    if (session.options['open'] !== false) openBrowser((await newLink()).link)
+    const made = await newLink()
+    session.emit(made, () => [made.link])
   },
 }
 

@@ -1,17 +1,35 @@
-/** The local API as this page uses it. The token comes from the link's fragment and goes nowhere but into a header. */
+/** The local API as this page uses it. The token is got for the code in the link, and goes nowhere but into a header. */
 
 const KEY = 'shoal-token'
 const FILE_CHARACTERS_MAX = 64
 
-/** The token of the link, kept for this tab so that the page can be loaded again; undefined when there is none. */
-export function takeToken() {
-  const given = new URLSearchParams(location.hash.slice(1)).get('token')
-  if (given !== null) {
-    sessionStorage.setItem(KEY, given)
-    // Not left in the address, which people copy and browsers remember.
-    history.replaceState(null, '', location.pathname)
+/**
+ * The token for the code in the link, kept for this tab so that the page can be loaded again; undefined when there is
+ * none.
+ */
+export async function takeToken() {
+  const code = codeInLink()
+  const kept = sessionStorage.getItem(KEY) ?? undefined
+  if (code === undefined) return kept
+  // Not left in the address, which people copy and browsers remember.
+  history.replaceState(null, '', location.pathname)
+  try {
+    const headers = { 'content-type': 'application/json' }
+    const body = JSON.stringify({ code })
+    const answer = await call('/v1/dashboard-token', { method: 'POST', headers, body })
+    const { token } = await answer.json()
+    keepToken(token)
+    return String(token)
+  } catch (thrown) {
+    // An old link, in a tab that is open already.
+    if (kept !== undefined) return kept
+    throw thrown
   }
-  return sessionStorage.getItem(KEY) ?? undefined
+}
+
+/** The code in the address, where a link is opened; undefined where there is none. */
+export function codeInLink() {
+  return new URLSearchParams(location.hash.slice(1)).get('code') ?? undefined
 }
 
 /** @param {string} token */

@@ -1,5 +1,5 @@
 /** The dashboard: asks the node every second, and shows what it says. */
-import { ApiFault, createApi, keepToken, takeToken } from './api.js'
+import { ApiFault, codeInLink, createApi, keepToken, takeToken } from './api.js'
 import { createDialog, specOf, textOf } from './dialogs.js'
 import { byId, html, setPairs, setText } from './dom.js'
 import { bytes, duration, integer, shortPeer } from './format.js'
@@ -28,14 +28,25 @@ const TOAST_MS = 6_000
  * @property {() => Promise<void>} refresh
  */
 
-const token = takeToken()
-if (token === undefined) askForToken()
-else start(token)
+begin().catch((/** @type {unknown} */ thrown) => askForToken(messageOf(thrown)))
 
-function askForToken() {
+async function begin() {
+  // A link that is opened in a tab where this page is already.
+  addEventListener('hashchange', () => {
+    if (codeInLink() !== undefined) location.reload()
+  })
+  const token = await takeToken()
+  if (token === undefined) askForToken()
+  else start(token)
+}
+
+/** @param {string} [why] what was wrong with the link */
+function askForToken(why = '') {
   byId('layout', HTMLElement).hidden = true
+  setText(byId('token-error', HTMLElement), why)
   const form = byId('token-form', HTMLFormElement)
   form.hidden = false
+  byId('token-input', HTMLInputElement).focus()
   setText(byId('connection', HTMLElement), 'no token')
   form.addEventListener('submit', (event) => {
     event.preventDefault()
@@ -74,10 +85,10 @@ async function follow(page) {
     } catch (thrown) {
       if (thrown instanceof ApiFault && thrown.code === 'unauthorized') {
         sessionStorage.clear()
-        askForToken()
+        askForToken('That was not the token of this node.')
         return
       }
-      setText(connection, thrown instanceof Error ? thrown.message : String(thrown))
+      setText(connection, messageOf(thrown))
       connection.className = 'bad'
     }
     await new Promise((resolve) =>
@@ -309,7 +320,12 @@ function onClick(id, act) {
 
 /** @param {unknown} thrown */
 function tell(thrown) {
-  toast(thrown instanceof Error ? thrown.message : String(thrown))
+  toast(messageOf(thrown))
+}
+
+/** @param {unknown} thrown */
+function messageOf(thrown) {
+  return thrown instanceof Error ? thrown.message : String(thrown)
 }
 
 let toasts = 0

@@ -10,6 +10,7 @@ import { raceSignal, systemClock } from '../../src/clock.ts'
 const NAMES = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome']
 const START_MS = 30_000
 const CALL_MS = 20_000
+const UNTIL_MS = 45_000
 
 /** Its path, or undefined where there is none. */
 export function findChromium(): string | undefined {
@@ -139,8 +140,14 @@ async function createPage(socket: WebSocket): Promise<Page> {
       await raceSignal(promise, systemClock.deadline(CALL_MS, url))
     },
     async until(expression) {
-      const deadline = systemClock.deadline(CALL_MS, expression)
-      while ((await evaluate(expression)) !== true) await systemClock.sleep(50, deadline)
+      const deadline = systemClock.deadline(UNTIL_MS, expression)
+      // What throws may not do so once the page is there.
+      const isTrue = (): Promise<boolean> =>
+        evaluate(expression).then(
+          (value) => value === true,
+          () => false,
+        )
+      while (!(await isTrue())) await systemClock.sleep(50, deadline)
     },
     async press(key) {
       const code = KEY_CODES[key] ?? 0

@@ -1,7 +1,7 @@
 import { createServer } from 'node:net'
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { ROUTES } from '../../node/api/routes.ts'
 import { createWorkplace } from './daemon-process.ts'
 import type { Daemon, Workplace } from './daemon-process.ts'
@@ -64,18 +64,46 @@ describe('the first start', () => {
 })
 
 describe('the dashboard', () => {
-  test('has a link with the token in its fragment, for this user only', async () => {
+  test('has a link that opens it once, and that does not hold the token', async () => {
     const { stdout, code } = await daemon.shoal('dashboard', '--no-open')
     const token = readFileSync(join(daemon.dataDir, 'api-token'), 'utf8')
-    expect({ stdout, code }).toEqual({
-      stdout: `${daemon.ready.apiUrl}/#token=${token}\n`,
-      code: 0,
-    })
-    const page = await fetch(stdout.trim())
+    expect(code).toBe(0)
+    const link = new URL(stdout.trim())
+    expect(link.href).toMatch(`${daemon.ready.apiUrl}/#code=`)
+    expect(link.href).not.toContain(token)
+    const page = await fetch(link)
     expect(page.headers.get('content-type')).toContain('text/html')
     expect(await page.text()).toContain('<script type="module" src="/dashboard/main.js">')
+    const exchange = async (): Promise<unknown> => {
+      const answer = await fetch(`${link.origin}/v1/dashboard-token`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ code: link.hash.slice('#code='.length) }),
+      })
+      return await answer.json()
+    }
+    expect(await exchange()).toEqual({ token })
+    expect(await exchange()).toMatchObject({ code: 'unauthorized' })
     const outcome = await place.shoal('dashboard', '--no-open', '--data-dir', '/nowhere')
     expectFault(outcome, 3, 'no daemon is running')
+  })
+
+  test('starts the browser with a link of its own, and never with the token', async () => {
+    const bin = join(place.folder, 'bin')
+    mkdirSync(bin)
+    const seen = join(place.folder, 'browser-arguments')
+    for (const name of ['xdg-open', 'open']) {
+      const script = `#!/bin/sh\necho "$*" > '${seen}.new' && mv '${seen}.new' '${seen}'\n`
+      writeFileSync(join(bin, name), script, { mode: 0o755 })
+    }
+    vi.stubEnv('PATH', `${bin}:${process.env['PATH']}`)
+    onTestFinished(() => void vi.unstubAllEnvs())
+    const { stdout } = await daemon.shoal('dashboard')
+    await expect.poll(() => existsSync(seen), { timeout: 30_000 }).toBe(true)
+    const given = readFileSync(seen, 'utf8')
+    expect(given).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/#code=[\w-]{43}\n$/)
+    expect(given).not.toBe(stdout)
+    expect(given).not.toContain(readFileSync(join(daemon.dataDir, 'api-token'), 'utf8'))
   })
 })
 

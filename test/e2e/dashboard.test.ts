@@ -84,17 +84,34 @@ describe.skipIf(chromium === undefined)('the dashboard', () => {
     const { url } = local.api.client
     await page.open(url)
     await page.until(`!document.querySelector('#token-form').hidden`)
-    await page.open('about:blank')
-    await page.open(`${url}/#token=wrong`)
-    await page.until(`!document.querySelector('#token-form').hidden`)
+    expect(await page.evaluate('document.activeElement.id')).toBe('token-input')
+    await page.type('wrong')
+    await page.press('Enter')
+    await page.until(`document.querySelector('#token-error').textContent.includes('not the token')`)
     expect(await page.evaluate(`document.querySelector('#layout').hidden`)).toBe(true)
-    // The one refused call is logged by the browser.
+    await page.type(TOKEN)
+    await page.press('Enter')
+    await page.until(`document.querySelector('#connection').textContent === 'connected'`)
+    await page.evaluate('sessionStorage.clear()')
+    // The refused calls are logged by the browser.
     page.complaints.splice(0)
   })
 
-  test('opens by its link, and keeps the token out of the address', async () => {
+  test('opens by its link, once, and keeps the code out of the address', async () => {
     await page.open('about:blank')
-    await page.open(`${local.api.client.url}/#token=${TOKEN}`)
+    const { link } = await local.api.client.call(ROUTES.dashboardLink, {})
+    await page.open(link)
+    await page.until(`document.querySelector('#connection').textContent === 'connected'`)
+    expect(await page.evaluate('location.href')).toBe(`${local.api.client.url}/`)
+    await page.evaluate('sessionStorage.clear()')
+    await page.open('about:blank')
+    await page.open(link)
+    await page.until(`document.querySelector('#token-error').textContent.includes('has been used')`)
+    await picture('used-link')
+    page.complaints.splice(0)
+    // In the tab where the page is already, only the fragment changes.
+    const next = await local.api.client.call(ROUTES.dashboardLink, {})
+    await page.evaluate(`location.hash = ${JSON.stringify(new URL(next.link).hash)}`)
     await page.until(`document.querySelector('#connection').textContent === 'connected'`)
     expect(await page.evaluate('location.href')).toBe(`${local.api.client.url}/`)
     await page.until(`document.querySelector('#run-name').textContent === 'moby dick'`)

@@ -41,6 +41,7 @@ test('every route has a handler', async () => {
   if (node === undefined) throw new Error('no node')
   const api = createHandlers({
     node,
+    token: '',
     clock: systemClock,
     dataDir: '/nowhere',
     apiUrl: () => '',

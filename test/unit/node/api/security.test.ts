@@ -257,7 +257,7 @@ describe('the routes', () => {
       expect({ path, ...answer }).toMatchObject({ status: 401 })
     }
     const open = routes.filter((route) => route.open === true).map(({ path }) => path)
-    expect(open).toEqual(['/healthz', '/', '/dashboard/{file}'])
+    expect(open).toEqual(['/healthz', '/', '/dashboard/{file}', '/v1/dashboard-token'])
     expect(await send({ path: '/healthz' })).toMatchObject({ status: 200, body: { ok: true } })
     expect(await send({ path: '/healthz', headers: { host: 'evil.example' } })).toMatchObject({
       status: 403,

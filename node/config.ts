@@ -25,6 +25,9 @@ const addresses = z.array(address).max(64)
 /** A slow uplink has 0.5 Mbit/s, of which something must be left. */
 const rate = z.number().min(0.1).max(100_000)
 
+/** Ways through NATs, cheapest first. */
+const PUNCHES = ['tcp', 'udp', 'webrtc'] as const
+
 const configSchema = z.strictObject({
   dataDir: z.string().min(1).optional(),
   listen: addresses.min(1).optional(),
@@ -35,6 +38,7 @@ const configSchema = z.strictObject({
   public: z.boolean().optional(),
   webPorts: z.boolean().optional(),
   portMapping: z.boolean().optional(),
+  punch: z.array(z.enum(PUNCHES)).max(PUNCHES.length).optional(),
   relay: z
     .strictObject({
       reservations: z.int().min(0).max(4096).optional(),
@@ -122,6 +126,12 @@ export const CONFIG_OPTIONS: readonly ConfigOption[] = [
     summary: 'ask the router to forward the port that is listened on, by UPnP (default on)',
   },
   {
+    key: 'punch',
+    kind: 'list',
+    value: 'way',
+    summary: 'way through NATs that is tried, repeatable: tcp, udp, webrtc (default all)',
+  },
+  {
     key: 'relay.reservations',
     kind: 'integer',
     value: 'number',
@@ -206,6 +216,8 @@ export interface Config {
   public: boolean
   webPorts: boolean
   portMapping: boolean
+  /** Ways through NATs that are tried. */
+  punch: readonly (typeof PUNCHES)[number][]
   /** What a public node carries for others. */
   relay: RelayLimits
   /** Caps; undefined: none. */
@@ -251,6 +263,7 @@ export function loadConfig(sources: ConfigSources = {}): Config {
     public: first((layer) => layer.public) ?? false,
     webPorts: first((layer) => layer.webPorts) ?? true,
     portMapping: first((layer) => layer.portMapping) ?? true,
+    punch: first((layer) => layer.punch) ?? PUNCHES,
     relay: relayLimits((key) => first((layer) => layer.relay?.[key])),
     upload: { megabitsPerSecond: first((layer) => layer.upload?.megabitsPerSecond) },
     download: { megabitsPerSecond: first((layer) => layer.download?.megabitsPerSecond) },

@@ -22,6 +22,7 @@ import { openReflector } from './net/reflector.ts'
 import type { Reflector } from './net/reflector.ts'
 import { scopeOf } from './net/scope.ts'
 import { localNetworkDiscovery, nodePunchers, nodeTransports } from './net/transports.ts'
+import { loadPeerConnection } from './net/webrtc.ts'
 import { openDataFolder } from './store/data-folder.ts'
 import { VERSION } from './version.ts'
 
@@ -134,7 +135,7 @@ async function openNetwork(
   config: Config,
   services: Pick<NetworkOptions, 'identity' | 'records'> & Services,
 ): Promise<Network> {
-  const { announce, mdns } = config
+  const { announce, mdns, punch } = config
   const scope = scopeOf(config)
   const reflector = config.public
     ? await openReflector({ ...services, ports: REFLECTOR_PORTS })
@@ -146,7 +147,10 @@ async function openNetwork(
     transports: nodeTransports(),
     connectionEncrypters: nodeEncrypters(services),
     peerDiscovery: mdns ? localNetworkDiscovery() : undefined,
-    punchers: nodePunchers(),
+    punchers: nodePunchers().filter(({ kind }) => punch.includes(kind)),
+    PeerConnection: punch.includes('webrtc')
+      ? await loadPeerConnection(services.logger)
+      : undefined,
     natProbe: natProbe(),
     uploadBytesPerSecond: bytesPerSecond(config.upload.megabitsPerSecond),
     downloadBytesPerSecond: bytesPerSecond(config.download.megabitsPerSecond),

@@ -11,7 +11,7 @@ import type { DirectPaths } from './direct-paths.ts'
 import type { NetworkBase } from './host.ts'
 import type { Libp2pNode } from './libp2p-node.ts'
 import { createNatWatch } from './nat.ts'
-import type { NatProbe, NatReport, NatWatch, PortForwarding } from './nat.ts'
+import type { NatProbe, NatReport, NatWatch, PortForwarding, Reflector } from './nat.ts'
 import type { Discovery, NetworkReachability } from './network.ts'
 import { createPathWatch } from './path-watch.ts'
 import { dialDirectly } from './peer-dial.ts'
@@ -27,6 +27,8 @@ import { createRelays, relayCid } from './relays.ts'
 import { servePunches } from './punch-answers.ts'
 import type { Relays } from './relays.ts'
 import type { RpcService } from './rpc.ts'
+import { createWebRtc } from './webrtc.ts'
+import type { PeerConnectionConstructor, WebRtc } from './webrtc.ts'
 
 export interface ConnectivityOptions {
   /** The operator says that others can dial this node: it serves at once, and needs no proof. */
@@ -38,6 +40,8 @@ export interface ConnectivityOptions {
   /** Makes holes in NATs; needs sockets. */
   punchers?: readonly Puncher[] | undefined
   natProbe?: NatProbe | undefined
+  /** Makes WebRTC connections: a browser's `RTCPeerConnection`, or that of a package for Node. */
+  PeerConnection?: PeerConnectionConstructor | undefined
   /** What the router forwards to this node now, as it says itself. */
   forwarding?: (() => PortForwarding | undefined) | undefined
 }
@@ -75,7 +79,7 @@ export async function createConnectivity(
   options: ConnectivityOptions,
 ): Promise<Connectivity & { start(): void }> {
   const { libp2p, rpc, peers, discovery, base } = parts
-  const { isPublic = false, punchers = [], natProbe, reflectorPorts = [] } = options
+  const { isPublic = false, punchers = [], reflectorPorts = [] } = options
   const { forwarding = () => undefined } = options
   const ping = (connection: Connection, signal: AbortSignal): Promise<number> =>
     pingConnection(connection, base.clock, signal)
@@ -92,7 +96,7 @@ export async function createConnectivity(
     isPunched,
     forwarding,
   })
-  const nat = createNatWatch({ ...base, rpc, probe: natProbe, ports: reflectorPorts })
+  const { nat, webRtc } = createNatParts(parts, options)
   const outsideHosts = (): string[] => reachability.seenAt()
   const paths = createDirectPaths({
     ...base,
@@ -101,6 +105,7 @@ export async function createConnectivity(
     rpc,
     nat,
     punchers,
+    webRtc,
     openedAt,
     outsideHosts,
     answer: servePunches,
@@ -138,6 +143,18 @@ export async function createConnectivity(
       }
     },
   }
+}
+
+/** What looks at this node from outside, and WebRTC, which does so by itself with the same reflectors. */
+function createNatParts(
+  { rpc, base }: Parts,
+  { natProbe: probe, PeerConnection, reflectorPorts: ports = [] }: ConnectivityOptions,
+): { nat: NatWatch; webRtc: WebRtc | undefined } {
+  const needsReflectors = probe !== undefined || PeerConnection !== undefined
+  const nat = createNatWatch({ ...base, rpc, probe, needsReflectors, ports })
+  const reflectors = (): Reflector[] => nat.reflectors()
+  const webRtc = PeerConnection && createWebRtc({ ...base, PeerConnection, reflectors })
+  return { nat, webRtc }
 }
 
 /** What can be hoped for while nobody has dialled this node. */

@@ -2,7 +2,8 @@
  * Turns relayed links into direct ones, in place: the relayed link works on until a direct one is up.
  *
  * The side that made the relayed connection tries in turn, cheapest first: to dial (on the LAN, if both are behind one
- * public address; else any address that leads straight to the peer), to be dialled, to punch a hole for TCP, and for UDP.
+ * public address; else any address that leads straight to the peer), to be dialled, to punch a hole for TCP, for UDP, and
+ * WebRTC (`webrtc-paths.ts`), which is all that a browser can do.
  * What fails is tried again, ever more rarely. What it takes from the other side is asked for by peer RPC, so that both
  * agree and know each other; a peer may ask rarely, and for little (`punch-answers.ts`).
  */
@@ -34,8 +35,10 @@ import {
   TOKEN_BYTES,
 } from './punch-messages.ts'
 import type { Description } from './punch-messages.ts'
-import { mayPunch } from './punch.ts'
+import { mayPunch, shareLan } from './punch.ts'
 import type { Puncher } from './punch.ts'
+import { dialByWebRtc } from './webrtc-paths.ts'
+import type { WebRtc } from './webrtc.ts'
 
 const TICK_MS = 250
 /** Peers that a direct path is sought to at once. */
@@ -60,6 +63,7 @@ export interface DirectPathsOptions {
   upgrade: Upgrade
   nat: Pick<NatWatch, 'reflectors' | 'report'>
   punchers: readonly Puncher[]
+  webRtc: WebRtc | undefined
   /** Connected Shoal peers. */
   peers: () => readonly string[]
   /** Addresses of this node, and IPs from which neighbours see it. */
@@ -178,14 +182,20 @@ export function hasDirect(peer: string, { libp2p }: Pick<DirectPathsOptions, 'li
     .some(({ status, remoteAddr }) => status === 'open' && !isRelayed(remoteAddr))
 }
 
-function describe({ addresses, outsideHosts, punchers, nat }: DirectPathsOptions): Description {
+function describe(options: DirectPathsOptions): Description {
+  const { addresses, outsideHosts, punchers, webRtc, nat } = options
+  const report = nat.report()
+  const isUdpOut = report.type === 'unknown' || report.udp !== undefined
   return {
     addresses: addresses()
       .filter((address) => isUnaided(address) && hostOf(address) !== undefined)
       .map((address) => address.toString())
       .slice(0, 16),
     hosts: outsideHosts().slice(0, 4),
-    kinds: possible(punchers, nat.report()).map(({ kind }) => kind),
+    kinds: [
+      ...possible(punchers, report).map(({ kind }) => kind),
+      ...(webRtc !== undefined && isUdpOut ? (['webrtc'] as const) : []),
+    ],
   }
 }
 
@@ -217,6 +227,9 @@ async function seek(peer: string, context: PathContext): Promise<boolean> {
           () => punch(peer, puncher, rttMs, context),
         ]),
     ]
+    if (own.kinds.includes('webrtc') && theirs.kinds.includes('webrtc')) {
+      ways.push(['webrtc', () => dialByWebRtc(peer, theirs.hosts, context)])
+    }
     for (const [way, attempt] of ways) {
       if (!hasDirect(peer, context)) await tryWay(peer, way, attempt, context)
     }
@@ -234,12 +247,13 @@ async function tryWay(
   peer: string,
   way: string,
   attempt: () => Promise<void>,
-  { logger, signal }: PathContext,
+  { logger, metrics, signal }: PathContext,
 ): Promise<void> {
   try {
     await attempt()
   } catch (thrown) {
     if (signal.aborted) throw thrown
+    metrics.add('path_failures_total', 1, way)
     logger.debug('path_failed', { peer, way, message: messageOf(thrown) })
   }
 }
@@ -250,13 +264,12 @@ export function dialable(
   { addresses, hosts }: Pick<Description, 'addresses' | 'hosts'>,
   ownHosts: readonly string[],
 ): Multiaddr[] {
-  const shareLan =
-    hosts.some((host) => ownHosts.includes(host)) || hosts.length + ownHosts.length === 0
+  const isOneLan = shareLan(hosts, ownHosts)
   const parsed = addresses.flatMap((text) => {
     try {
       const address = multiaddr(text)
       const isTheirs = isUnaided(address) && peerOf(address) === peer && !isLoopback(address)
-      return isTheirs && (isGlobal(address) || shareLan) ? [address] : []
+      return isTheirs && (isGlobal(address) || isOneLan) ? [address] : []
     } catch {
       return []
     }

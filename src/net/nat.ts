@@ -83,6 +83,8 @@ export interface NatWatch {
 export interface NatWatchOptions {
   rpc: PeerRpc
   probe: NatProbe | undefined
+  /** Reflectors are sought without a probe too: WebRTC has its own. */
+  needsReflectors: boolean
   /** Where this node reflects; empty: it does not. */
   ports: readonly number[]
   clock: Clock
@@ -92,7 +94,7 @@ export interface NatWatchOptions {
 const replySchema = z.strictObject({ ports: z.array(z.int().min(1).max(65_535)).max(4) })
 
 export function createNatWatch(options: NatWatchOptions): NatWatch {
-  const { rpc, probe, clock, logger } = options
+  const { rpc, probe, needsReflectors, clock, logger } = options
   const stopping = new AbortController()
   const reflectors = new Map<string, Reflector>()
   let report = UNKNOWN_NAT
@@ -148,7 +150,7 @@ export function createNatWatch(options: NatWatchOptions): NatWatch {
     },
     reflectors: () => newest(reflectors),
     meet(peer, host) {
-      if (probe === undefined || stopping.signal.aborted) return
+      if (!needsReflectors || stopping.signal.aborted) return
       meet(peer, host).catch((thrown: unknown) => {
         logger.debug('no_reflector', { peer, message: messageOf(thrown) })
       })

@@ -25,6 +25,7 @@ import {
 } from './punch-messages.ts'
 import type { PunchAttempt, PunchOffer } from './punch.ts'
 import { createRateLimit } from './rate-limit.ts'
+import { serveWebRtc } from './webrtc-paths.ts'
 
 /** Of one peer: a search is four requests at most, and the first few come soon after each other. */
 const PER_MINUTE = 8
@@ -47,6 +48,7 @@ export function servePunches(context: PathContext): () => void {
     throw new ShoalError('limit_exceeded', 'ask again in a minute')
   }
   const removers = [
+    serveWebRtc(context, limited),
     rpc.handle(DESCRIBE_METHOD, async (request, { peer }) => {
       limited(peer)
       parsePath(descriptionSchema, request)

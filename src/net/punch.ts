@@ -43,3 +43,8 @@ export function mayPunch(kind: Puncher['kind'], ...mappings: [NatMapping, NatMap
   const dependent = mappings.filter((mapping) => mapping === 'dependent').length
   return kind === 'tcp' ? dependent === 0 : dependent < 2
 }
+
+/** Whether two are seen at one public address, or neither at any. */
+export function shareLan(hosts: readonly string[], ownHosts: readonly string[]): boolean {
+  return hosts.some((host) => ownHosts.includes(host)) || hosts.length + ownHosts.length === 0
+}

@@ -49,6 +49,7 @@ describe('sources and their precedence', () => {
       public: false,
       webPorts: true,
       portMapping: true,
+      punch: ['tcp', 'udp', 'webrtc'],
       relay: expect.any(Object),
       upload: { megabitsPerSecond: undefined },
       download: { megabitsPerSecond: undefined },

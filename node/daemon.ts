@@ -21,8 +21,12 @@ import type { PortMapping } from './net/port-mapping.ts'
 import { openReflector } from './net/reflector.ts'
 import type { Reflector } from './net/reflector.ts'
 import { scopeOf } from './net/scope.ts'
-import { localNetworkDiscovery, nodePunchers, nodeTransports } from './net/transports.ts'
-import { loadPeerConnection } from './net/webrtc.ts'
+import {
+  loadPeerConnection,
+  localNetworkDiscovery,
+  nodePunchers,
+  nodeTransports,
+} from './net/transports.ts'
 import { openDataFolder } from './store/data-folder.ts'
 import { VERSION } from './version.ts'
 

@@ -1,9 +1,13 @@
-/** What needs sockets: TCP and WebSocket for the network, holes in NATs, multicast for neighbours on the LAN. */
+/** What needs sockets: TCP, WebSocket and WebRTC for the network, holes in NATs, multicast for neighbours on the LAN. */
 import { mdns } from '@libp2p/mdns'
 import { tcp } from '@libp2p/tcp'
 import { webSockets } from '@libp2p/websockets'
+import { messageOf } from '../../src/errors.ts'
+import { silentLogger } from '../../src/log.ts'
+import type { Logger } from '../../src/log.ts'
 import type { PeerDiscoveryFactories, TransportFactories } from '../../src/net/libp2p-node.ts'
 import type { Puncher } from '../../src/net/punch.ts'
+import type { PeerConnectionConstructor } from '../../src/net/webrtc.ts'
 import { tcpPuncher } from './tcp-punch.ts'
 import { udpPuncher } from './udp-punch.ts'
 
@@ -16,6 +20,25 @@ export function nodeTransports(): TransportFactories {
 /** TCP first: half of UDP's work for the processor. */
 export function nodePunchers(): Puncher[] {
   return [tcpPuncher(), udpPuncher()]
+}
+
+/**
+ * Google's libwebrtc, as the optional package `@roamhq/wrtc` brings it for most machines. Undefined where it is not: there
+ * is none for Alpine Linux, say.
+ */
+export async function loadPeerConnection(
+  logger: Logger = silentLogger,
+): Promise<PeerConnectionConstructor | undefined> {
+  try {
+    const { default: stack } = await import('@roamhq/wrtc')
+    return stack.RTCPeerConnection
+  } catch (thrown) {
+    logger.info('webrtc_missing', {
+      remedy: 'npm install @roamhq/wrtc, if it has a build for this machine',
+      message: messageOf(thrown),
+    })
+    return undefined
+  }
 }
 
 /**

@@ -10,7 +10,7 @@ import { createCertificate } from '../../node/net/tls-certificate.ts'
 import { nodeEncrypters } from '../../node/net/tls.ts'
 import { natProbe } from '../../node/net/nat-probe.ts'
 import { openReflector } from '../../node/net/reflector.ts'
-import { nodeTransports } from '../../node/net/transports.ts'
+import { loadPeerConnection, nodeTransports } from '../../node/net/transports.ts'
 import { udpPuncher } from '../../node/net/udp-punch.ts'
 import { systemClock } from '../../src/clock.ts'
 import { ShoalError } from '../../src/errors.ts'
@@ -26,8 +26,8 @@ import type { BlobStore } from '../../src/store/blob-store.ts'
 import { cidOf } from '../../src/store/content.ts'
 
 /**
- * `blobs` is `tcp + tls` with all that a fetch of blobs does; at the ends of `relayed` and `punched udp` nobody can dial,
- * and the latter make a hole.
+ * `blobs` is `tcp + tls` with all that a fetch of blobs does; the ends of `MEETING` nobody can dial: they meet at a relay,
+ * and some then find a path of their own.
  */
 export const PATHS = [
   'raw tcp',
@@ -37,9 +37,15 @@ export const PATHS = [
   'ws + tls',
   'relayed',
   'punched udp',
+  'webrtc',
   'blobs',
 ] as const
 export type Path = (typeof PATHS)[number]
+
+export const MEETING: ReadonlySet<Path> = new Set(['relayed', 'punched udp', 'webrtc'])
+
+/** Transport of the path that is to take the relay's place. */
+const TRANSPORTS: Partial<Record<Path, string>> = { 'punched udp': 'udx', webrtc: 'webrtc' }
 
 /** The end that sends. */
 export interface Source {
@@ -174,6 +180,7 @@ async function openNetwork(path: Path, options: Partial<NetworkOptions>): Promis
     connectionEncrypters: path === 'tcp + noise' ? [noise()] : nodeEncrypters(),
     listen: [],
     ...(path === 'punched udp' && { punchers: [udpPuncher()], natProbe: natProbe() }),
+    ...(path === 'webrtc' && { PeerConnection: await loadPeerConnection() }),
     ...options,
   })
 }
@@ -181,7 +188,7 @@ async function openNetwork(path: Path, options: Partial<NetworkOptions>): Promis
 async function networkSource(path: Path, relay: string | undefined): Promise<Source> {
   const listen = path === 'ws + tls' ? `${LISTEN}/ws` : LISTEN
   const hidden = { bootstrap: relay === undefined ? [] : [relay] }
-  const isHidden = path === 'relayed' || path === 'punched udp'
+  const isHidden = MEETING.has(path)
   const network = await openNetwork(path, isHidden ? hidden : { listen: [listen] })
   const { rpc } = network
   const content = randomContent()
@@ -243,9 +250,9 @@ function forgetfulStore(): BlobStore {
 async function networkSink(path: Path, address: string): Promise<Sink> {
   const network = await openNetwork(path, {})
   const peer = await network.connect(address)
-  if (path === 'punched udp') {
-    const isPunched = (): boolean => network.links().some(({ transport }) => transport === 'udx')
-    await until(isPunched, 'a hole for UDP')
+  const wanted = TRANSPORTS[path]
+  if (wanted !== undefined) {
+    await until(() => network.links().some(({ transport }) => transport === wanted), path)
   }
   return {
     transfer: path === 'blobs' ? await blobPull(network, peer) : chunkPull(network, peer),

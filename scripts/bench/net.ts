@@ -3,7 +3,7 @@ import { availableParallelism, loadavg } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { createStatusBlock, type StatusBlock } from '../../node/progress.ts'
 import { ShoalError } from '../../src/errors.ts'
-import { PATHS, type Path } from './net-paths.ts'
+import { MEETING, PATHS, type Path } from './net-paths.ts'
 import { addressSchema, callsSchema, cpuSchema, readySchema } from './net-peer.ts'
 import { transferSchema, type CallsRequest, type PeerRequest } from './net-peer.ts'
 import { openLine } from './emulated-line.ts'
@@ -31,8 +31,6 @@ const RAW_TLS: Path = 'raw tls'
 /** The best direct path, which the bars are for. */
 const BEST: Path = 'tcp + tls'
 const CALL_PATHS: ReadonlySet<Path> = new Set([BEST, 'relayed'])
-/** Their ends meet at a relay. */
-const RELAY_PATHS: ReadonlySet<Path> = new Set(['relayed', 'punched udp'])
 const CALL_BYTES = [128, 256 << 10] as const
 const LINE = { bitsPerSecond: 100e6, roundTripMs: 40 }
 
@@ -175,7 +173,7 @@ async function openPairs(
   const cpuOf = async (peer: JsonProcess, limit: AbortSignal): Promise<number> =>
     (await peer.ask({ do: 'cpu' } satisfies PeerRequest, cpuSchema, limit)).cpuSeconds
   try {
-    const needsRelay = paths.some((path) => RELAY_PATHS.has(path))
+    const needsRelay = paths.some((path) => MEETING.has(path))
     const relay = needsRelay ? await addressOf(start(), { do: 'relay' }) : undefined
     const all: Pair[] = []
     for (const path of paths) {

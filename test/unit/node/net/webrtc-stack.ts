@@ -1,10 +1,9 @@
 /** The WebRTC stack of this machine, and one that keeps what it has made. */
-import { loadPeerConnection } from '../../../../node/net/webrtc.ts'
-import { silentLogger } from '../../../../src/log.ts'
+import { loadPeerConnection } from '../../../../node/net/transports.ts'
 import type { PeerConnectionConstructor } from '../../../../src/net/webrtc.ts'
 
 /** Undefined where there is none. */
-export const PeerConnection = await loadPeerConnection(silentLogger)
+export const PeerConnection = await loadPeerConnection()
 
 if (PeerConnection === undefined) {
   console.warn('WebRTC tests are skipped: @roamhq/wrtc has no build for this machine')

@@ -61,7 +61,7 @@ describe('bench of the network', () => {
   test('refuses a path that it does not know', async () => {
     const { stderr, code } = await bench('--only', 'tcp + tsl')
     expect(stderr).toBe(
-      "usage: unknown path 'tcp + tsl': known are raw tcp, raw tls, tcp + tls, tcp + noise, ws + tls, relayed, punched udp, blobs\n",
+      "usage: unknown path 'tcp + tsl': known are raw tcp, raw tls, tcp + tls, tcp + noise, ws + tls, relayed, punched udp, webrtc, blobs\n",
     )
     expect(code).toBe(2)
   })

@@ -131,12 +131,14 @@ export async function startHosts(
   lans: readonly LabNat[],
   folder: string,
   bootstrap: string,
+  settings: readonly string[] = [],
 ): Promise<Host[]> {
+  const all = [`bootstrap=${bootstrap}`, ...settings]
   const hosts: Host[] = Array.from({ length: lans.length })
   let next = 0
   const worker = async (): Promise<void> => {
     for (let lan = next++; lan < lans.length; lan = next++) {
-      hosts[lan] = await startHost(lab, `h${lan + 1}`, folder, [`bootstrap=${bootstrap}`])
+      hosts[lan] = await startHost(lab, `h${lan + 1}`, folder, all)
     }
   }
   await Promise.all(Array.from({ length: STARTS }, worker))

@@ -1,6 +1,7 @@
 /**
  * `npm run test:nat`: the matrix of NATs, then what goes wrong under way. `--only matrix` or `disturbances`;
- * `--subset SEED`, `--pairs FROM:TO,…`: some pairs; `--delay MS`, `--json`, `--logs FOLDER`.
+ * `--subset SEED`, `--pairs FROM:TO,…`: some pairs; `--punch WAY,…`: these ways through NATs only, of tcp, udp, webrtc;
+ * `--delay MS`, `--json`, `--logs FOLDER`.
  */
 import { parseArgs } from 'node:util'
 import { mkdirSync } from 'node:fs'
@@ -25,6 +26,7 @@ const { values } = parseArgs({
     only: { type: 'string' },
     subset: { type: 'string' },
     pairs: { type: 'string' },
+    punch: { type: 'string' },
     delay: { type: 'string', default: '0' },
     logs: { type: 'string' },
     json: { type: 'boolean', default: false },
@@ -77,12 +79,14 @@ if (values.logs !== undefined) mkdirSync(values.logs, { recursive: true })
 const stopping = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort())
 const isAllWanted =
-  values.only !== 'matrix' && values.pairs === undefined && values.subset === undefined
+  values.only !== 'matrix' &&
+  [values.pairs, values.subset, values.punch].every((value) => value === undefined)
 const pairs = values.only === 'disturbances' ? [] : chosenPairs()
 const results = await runMatrix({
   signal: stopping.signal,
   pairs,
   delayMs: Number(values.delay),
+  punch: values.punch,
   folder: values.logs,
   onResult: (result) => console.error(line(result)),
 })
@@ -98,7 +102,8 @@ else {
   console.log(`${survived} of ${disturbed.length} disturbances without a loss`)
   for (const { text } of said) console.log(text)
 }
-const isDirectEnough = pairs.length < allPairs().length || direct >= DIRECT_MIN
+const isWhole = pairs.length === allPairs().length && values.punch === undefined
+const isDirectEnough = !isWhole || direct >= DIRECT_MIN
 const isFine =
   connected === results.length &&
   survived === disturbed.length &&

@@ -39,6 +39,8 @@ export interface PairResult extends Pair {
 export interface MatrixOptions {
   pairs: readonly Pair[]
   delayMs: number
+  /** Ways through NATs that the hosts try, separated by commas; all when not given. */
+  punch?: string | undefined
   onResult: (result: PairResult) => void
   signal?: AbortSignal | undefined
   /** Keeps the logs of the daemons here. */
@@ -60,7 +62,7 @@ export function allPairs(): Pair[] {
 }
 
 export async function runMatrix(options: MatrixOptions): Promise<PairResult[]> {
-  const { pairs, delayMs, onResult } = options
+  const { pairs, delayMs, punch, onResult } = options
   if (pairs.length === 0) return []
   const callers = NAT_TYPES.filter((type) => pairs.some(({ from }) => from === type))
   const called = NAT_TYPES.filter((type) => pairs.some(({ to }) => to === type))
@@ -71,7 +73,8 @@ export async function runMatrix(options: MatrixOptions): Promise<PairResult[]> {
   try {
     const { publics, bootstrap } = await startPublics(lab, folder, 2)
     hosts.push(...publics)
-    const started = await startHosts(lab, lans, folder, bootstrap)
+    const settings = punch === undefined ? [] : [`punch=${punch}`]
+    const started = await startHosts(lab, lans, folder, bootstrap, settings)
     hosts.push(...started)
     await Promise.all(started.map((host, index) => untilReady(host, lans[index])))
     const results: PairResult[] = []

@@ -28,6 +28,13 @@ describe.skipIf(why !== undefined)('two daemons behind NATs', () => {
     }
   }, 120_000)
 
+  test('reach each other by WebRTC where they may do nothing else', async () => {
+    const pairs = [{ from: 'portrestricted', to: 'portrestricted' }] as const
+    const onResult = (): void => {}
+    const results = await runMatrix({ pairs, delayMs: 0, punch: 'webrtc', onResult })
+    expect(results).toMatchObject([{ fault: null, hasAveraged: true, transport: 'webrtc' }])
+  }, 120_000)
+
   test('lose no round when the relay between them falls silent', async () => {
     const result = await runDisturbance('relay silent', undefined)
     expect(result).toMatchObject({ before: 'relayed', fault: null })

@@ -141,6 +141,7 @@ async function openNetwork(
 ): Promise<Network> {
   const { announce, mdns, punch } = config
   const scope = scopeOf(config)
+  const late: { mapping?: PortMapping | undefined } = {}
   const reflector = config.public
     ? await openReflector({ ...services, ports: REFLECTOR_PORTS })
     : undefined
@@ -156,6 +157,7 @@ async function openNetwork(
       ? await loadPeerConnection(services.logger)
       : undefined,
     natProbe: natProbe(),
+    forwarding: () => late.mapping?.forwarding(),
     uploadBytesPerSecond: bytesPerSecond(config.upload.megabitsPerSecond),
     downloadBytesPerSecond: bytesPerSecond(config.download.megabitsPerSecond),
     ...(reflector !== undefined && {
@@ -171,7 +173,8 @@ async function openNetwork(
       [[DEFAULT_LISTEN], [ANY_PORT_LISTEN]],
       (listen) => createNetwork({ ...options, listen }),
     )
-    return closingWith(network, [reflector, mapPort(config, network, services)])
+    late.mapping = mapPort(config, network, services)
+    return closingWith(network, [reflector, late.mapping])
   } catch (cause) {
     await reflector?.close()
     throw cause

@@ -55,6 +55,14 @@ const diagnosisSchema = z.object({
       .optional(),
     tcp: z.object({ outside: endpointSchema, mapping: mappingSchema }).optional(),
   }),
+  forwarding: z
+    .object({
+      protocol: z.enum(['pcp', 'nat-pmp', 'upnp']),
+      router: z.string(),
+      port: z.number(),
+      outside: endpointSchema.nullable(),
+    })
+    .nullable(),
   ports: z.array(
     z.object({
       transport: z.string(),

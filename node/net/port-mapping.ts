@@ -4,18 +4,28 @@ import { multiaddr } from '@multiformats/multiaddr'
 import type { Clock } from '../../src/clock.ts'
 import { messageOf, ShoalError } from '../../src/errors.ts'
 import type { Logger } from '../../src/log.ts'
+import type { Metrics } from '../../src/metrics.ts'
 import { hostOf, isGlobalHost, portOf, transportOf } from '../../src/net/addresses.ts'
-import type { Endpoint } from '../../src/net/nat.ts'
-import { findGateway, mapPort, unmapPort } from './upnp.ts'
+import type { Endpoint, PortForwarding } from '../../src/net/nat.ts'
+import { defaultGateway } from './gateway.ts'
+import { createPcpClient } from './pcp.ts'
+import type { PortGrant } from './pcp.ts'
+import { PCP_PORT } from './pcp-messages.ts'
+import { findGateway, mapPort, outsideHost, unmapPort } from './upnp.ts'
 import type { Gateway } from './upnp.ts'
 
 /** Of a node that is killed, the mapping ends by itself, but with routers that know permanent mappings only. */
 const LEASE_SECONDS = 3600
 /** Renewed well before: a router that has restarted has forgotten, and this machine may be in another network. */
 const CHECK_MS = 600_000
-const FAREWELL_MS = 1_000
+/** By PCP that takes two packets. */
+const PCP_CHECK_MS = 120_000
+const CHECK_MIN_MS = 30_000
+const FAREWELL_MS = 2_000
 
 export interface PortMapping {
+  /** What the router forwards now. */
+  forwarding(): PortForwarding | undefined
   /** Gives the port back. */
   close(): Promise<void>
 }
@@ -24,7 +34,9 @@ export interface PortMappingOptions {
   port: number
   clock: Clock
   logger: Logger
-  /** Another place than the multicast group to look for a router, for tests. */
+  metrics: Metrics
+  /** Other places to look for a router, for tests. */
+  gateway?: ((signal: AbortSignal) => Promise<Endpoint | undefined>) | undefined
   searchAt?: Endpoint | undefined
 }
 
@@ -39,35 +51,33 @@ export function lanPortOf(addresses: readonly string[]): number | undefined {
   return undefined
 }
 
-export function keepPortMapped({ port, clock, logger, searchAt }: PortMappingOptions): PortMapping {
+export function keepPortMapped(options: PortMappingOptions): PortMapping {
+  const { port, clock, logger } = options
   const stopping = new AbortController()
-  /** The router that may have a mapping: asked for one, whether or not its answer has come. */
-  let asked: Gateway | undefined
-  let isMapped = false
+  const ways = [byPcp(options), byUpnp(options)]
+  let current: PortForwarding | undefined
 
-  async function map(): Promise<void> {
-    const gateway = await findGateway(stopping.signal, searchAt)
-    if (gateway === undefined) throw new ShoalError('refused', 'no router answers to UPnP')
-    const before = asked
-    asked = gateway
-    await mapPort(gateway, port, LEASE_SECONDS, stopping.signal).catch((thrown: unknown) => {
-      // What is not ours is not ours to take back: another machine may have the port.
-      if (thrown instanceof ShoalError && thrown.code === 'refused') asked = before
-      throw thrown
-    })
-    if (!isMapped) logger.info('port_mapped', { port, router: gateway.host })
-    isMapped = true
+  /** By what worked before, if anything did; else by whatever works first. */
+  async function map(): Promise<number> {
+    const faults: string[] = []
+    for (const way of ways.toSorted((a, b) => Number(b.isHeld()) - Number(a.isHeld()))) {
+      try {
+        const grant = await way.map(stopping.signal)
+        if (current === undefined) logger.info('port_mapped', { ...grant.forwarding })
+        current = grant.forwarding
+        return Math.max(CHECK_MIN_MS, Math.min(way.checkMs, grant.seconds * 500))
+      } catch (thrown) {
+        stopping.signal.throwIfAborted()
+        faults.push(messageOf(thrown))
+      }
+    }
+    current = undefined
+    logger.debug('no_port_mapping', { port, message: faults.join('; ') })
+    return CHECK_MS
   }
 
   async function run(): Promise<void> {
-    for (;;) {
-      await map().catch((thrown: unknown) => {
-        stopping.signal.throwIfAborted()
-        isMapped = false
-        logger.debug('no_port_mapping', { port, message: messageOf(thrown) })
-      })
-      await clock.sleep(CHECK_MS, stopping.signal)
-    }
+    for (;;) await clock.sleep(await map(), stopping.signal)
   }
   const running = run().catch((thrown: unknown) => {
     if (!stopping.signal.aborted)
@@ -75,14 +85,90 @@ export function keepPortMapped({ port, clock, logger, searchAt }: PortMappingOpt
   })
 
   return {
+    forwarding: () => current,
     async close() {
       stopping.abort()
       await running
-      if (asked === undefined) return
+      current = undefined
       const limit = clock.deadline(FAREWELL_MS, 'giving the port back')
-      await unmapPort(asked, port, limit).catch((thrown: unknown) => {
-        logger.debug('port_not_unmapped', { port, message: messageOf(thrown) })
-      })
+      const ends = ways.map((way) =>
+        way.unmap(limit).catch((thrown: unknown) => {
+          logger.debug('port_not_unmapped', { port, message: messageOf(thrown) })
+        }),
+      )
+      await Promise.all(ends)
+    },
+  }
+}
+
+/** One way to have a port forwarded. */
+interface Way {
+  checkMs: number
+  /** Rejects with `refused` and a reason. */
+  map(signal: AbortSignal): Promise<PortGrant>
+  /** Ends what may have been granted, its answer heard or not. */
+  unmap(signal: AbortSignal): Promise<void>
+  /** Whether it has worked last. */
+  isHeld(): boolean
+}
+
+function byPcp({
+  port,
+  clock,
+  logger,
+  metrics,
+  gateway = gatewayOfSystem,
+}: PortMappingOptions): Way {
+  let isHeld = false
+  const client = createPcpClient({
+    port,
+    clock,
+    onIgnored: (reason) => metrics.add('router_packets_ignored_total', 1, reason),
+    onRestart: (router) => logger.info('router_restarted', { router }),
+  })
+  return {
+    checkMs: PCP_CHECK_MS,
+    isHeld: () => isHeld,
+    unmap: (signal) => client.unmap(signal),
+    async map(signal) {
+      isHeld = false
+      const router = await gateway(signal)
+      if (router === undefined) throw new ShoalError('refused', 'the system names no router')
+      const grant = await client.map(router, LEASE_SECONDS, signal)
+      if (grant === undefined)
+        throw new ShoalError('refused', 'no router answers to PCP or NAT-PMP')
+      isHeld = true
+      return grant
+    },
+  }
+}
+
+async function gatewayOfSystem(signal: AbortSignal): Promise<Endpoint | undefined> {
+  const host = await defaultGateway(signal)
+  return host === undefined ? undefined : { host, port: PCP_PORT }
+}
+
+function byUpnp({ port, searchAt }: PortMappingOptions): Way {
+  let isHeld = false
+  /** Asked for a mapping, whether or not its answer has come. */
+  let asked: Gateway | undefined
+  return {
+    checkMs: CHECK_MS,
+    isHeld: () => isHeld,
+    async unmap(signal) {
+      if (asked !== undefined) await unmapPort(asked, port, signal)
+    },
+    async map(signal) {
+      isHeld = false
+      const gateway = await findGateway(signal, searchAt)
+      if (gateway === undefined) throw new ShoalError('refused', 'no router answers to UPnP')
+      asked = gateway
+      await mapPort(gateway, port, LEASE_SECONDS, signal)
+      isHeld = true
+      const host = await outsideHost(gateway, signal).catch(() => undefined)
+      const outside = host === undefined ? null : { host, port }
+      const forwarding = { protocol: 'upnp', router: gateway.host, port, outside } as const
+      return { forwarding, seconds: LEASE_SECONDS }
     },
   }
 }

@@ -12,6 +12,7 @@ import { raceSignal, systemClock } from '../../src/clock.ts'
 import { ShoalError } from '../../src/errors.ts'
 import { isGlobalHost } from '../../src/net/addresses.ts'
 import type { Endpoint } from '../../src/net/nat.ts'
+import { hostTowards } from './gateway.ts'
 
 /** Where every UPnP device of a LAN listens. */
 const MULTICAST: Endpoint = { host: '239.255.255.250', port: 1900 }
@@ -30,6 +31,7 @@ const TARGETS = [
 const SERVICE = /^urn:schemas-upnp-org:service:WAN(IP|PPP)Connection:\d$/
 /** Some routers know no mapping that ends by itself. */
 const ONLY_PERMANENT = '725'
+const NO_SUCH_MAPPING = '714'
 
 export interface Gateway {
   /** Of the router. */
@@ -56,21 +58,24 @@ export async function findGateway(
   return undefined
 }
 
-/** Forwards TCP from the same port outside. Rejects with `refused` and the router's reason. */
+/**
+ * Forwards TCP from the same port outside. Rejects with `refused` and the router's reason, or when another machine has
+ * the port: some routers would take it away from that one.
+ */
 export async function mapPort(
   gateway: Gateway,
   port: number,
   leaseSeconds: number,
   signal: AbortSignal,
 ): Promise<void> {
-  const add = (seconds: number): Promise<string | undefined> =>
+  const owner = await ownerOf(gateway, port, signal)
+  if (owner.kind === 'other') throw new ShoalError('refused', `${owner.host} has the port`)
+  const add = (seconds: number): Promise<Answer> =>
     call(
       gateway,
       'AddPortMapping',
       {
-        NewRemoteHost: '',
-        NewExternalPort: String(port),
-        NewProtocol: 'TCP',
+        ...outsideOf(port),
         NewInternalPort: String(port),
         NewInternalClient: gateway.localHost,
         NewEnabled: '1',
@@ -79,18 +84,50 @@ export async function mapPort(
       },
       signal,
     )
-  const fault = await add(leaseSeconds)
-  const why = fault === ONLY_PERMANENT ? await add(0) : fault
-  if (why !== undefined) throw new ShoalError('refused', `the router refuses: UPnP error ${why}`)
+  const first = await add(leaseSeconds)
+  const { fault } = first.fault === ONLY_PERMANENT ? await add(0) : first
+  if (fault !== undefined) {
+    throw new ShoalError('refused', `the router refuses: UPnP error ${fault}`)
+  }
 }
 
+/** Ends the mapping of a port if it leads to this machine: another one may have got the port meanwhile. */
 export async function unmapPort(
   gateway: Gateway,
   port: number,
   signal: AbortSignal,
 ): Promise<void> {
-  const mapping = { NewRemoteHost: '', NewExternalPort: String(port), NewProtocol: 'TCP' }
-  await call(gateway, 'DeletePortMapping', mapping, signal)
+  const { kind } = await ownerOf(gateway, port, signal)
+  if (kind === 'self') await call(gateway, 'DeletePortMapping', outsideOf(port), signal)
+}
+
+/** The router's own address outside; undefined when it does not say. */
+export async function outsideHost(
+  gateway: Gateway,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const { text } = await call(gateway, 'GetExternalIPAddress', {}, signal)
+  const host = elementOf(text, 'NewExternalIPAddress')
+  return host !== undefined && isIPv4(host) && host !== '0.0.0.0' ? host : undefined
+}
+
+type Owner = { kind: 'self' | 'nobody' | 'unknown' } | { kind: 'other'; host: string }
+
+async function ownerOf(gateway: Gateway, port: number, signal: AbortSignal): Promise<Owner> {
+  const asked = await call(gateway, 'GetSpecificPortMappingEntry', outsideOf(port), signal)
+  if (asked.fault === NO_SUCH_MAPPING) return { kind: 'nobody' }
+  const host = elementOf(asked.text, 'NewInternalClient')
+  if (asked.fault !== undefined || host === undefined || !isIPv4(host)) return { kind: 'unknown' }
+  const isSamePort = elementOf(asked.text, 'NewInternalPort') === String(port)
+  return host === gateway.localHost && isSamePort ? { kind: 'self' } : { kind: 'other', host }
+}
+
+function outsideOf(port: number): Record<string, string> {
+  return { NewRemoteHost: '', NewExternalPort: String(port), NewProtocol: 'TCP' }
+}
+
+function elementOf(text: string, name: string): string | undefined {
+  return new RegExp(`<${name}(?:\\s[^>]*)?>\\s*([^<\\s]{1,64})\\s*</`).exec(text)?.[1]
 }
 
 /** URLs of descriptions, each of the host that has sent it. */
@@ -149,26 +186,18 @@ async function describe(location: URL, signal: AbortSignal): Promise<Gateway | u
   return undefined
 }
 
-/** The address of this machine that packets to `host` leave from. */
-async function hostTowards(host: string, port: number, signal: AbortSignal): Promise<string> {
-  const limit = systemClock.deadline(HTTP_MS, 'finding the way to the router', signal)
-  const socket = createSocket('udp4')
-  try {
-    socket.connect(port, host)
-    await raceSignal(once(socket, 'connect'), limit)
-    return socket.address().address
-  } finally {
-    socket.close()
-  }
+interface Answer {
+  /** The router's error code; undefined when it has done what it was asked to. */
+  fault: string | undefined
+  text: string
 }
 
-/** The router's error code; undefined when it has done what it was asked to. */
 async function call(
   { controlUrl, service, localHost }: Gateway,
   action: string,
   values: Record<string, string>,
   signal: AbortSignal,
-): Promise<string | undefined> {
+): Promise<Answer> {
   if (!isIPv4(localHost)) throw new ShoalError('internal', `${localHost} is no IPv4 address`)
   const fields = Object.entries(values).map(([name, value]) => `<${name}>${value}</${name}>`)
   const body = `<?xml version="1.0"?>
@@ -179,8 +208,8 @@ async function call(
     soapaction: `"${service}#${action}"`,
   }
   const text = await request(new URL(controlUrl), { method: 'POST', headers, body }, signal)
-  if (text.includes(`${action}Response`)) return undefined
-  return /<errorCode>\s*(\d{1,5})\s*</.exec(text)?.[1] ?? 'without a code'
+  if (text.includes(`${action}Response`)) return { fault: undefined, text }
+  return { fault: /<errorCode>\s*(\d{1,5})\s*</.exec(text)?.[1] ?? 'without a code', text }
 }
 
 /** The body, whatever the status: faults of SOAP come with 500. */

@@ -1,6 +1,7 @@
 /** One sentence on each thing that `shoal doctor` has looked at: how it is, and what to do about it. */
 import type { Diagnosis } from './diagnosis.ts'
-import type { NatFiltering, NatMapping, NatType } from './nat.ts'
+import { isGlobalHost } from './addresses.ts'
+import type { NatFiltering, NatMapping, NatType, PortForwarding } from './nat.ts'
 import type { NetworkReachability } from './network.ts'
 
 export interface Advice {
@@ -25,6 +26,7 @@ export function adviceOn(facts: Facts): Advice[] {
     onNat(facts),
     onUdp(facts),
     onTcp(facts),
+    ...onForwarding(facts),
     ...facts.ports.map((port) => onPort(facts, port)),
     ...(facts.public ? [onReflector(facts)] : []),
     onRelays(facts),
@@ -152,6 +154,31 @@ function onTcp({ nat: { type, tcp } }: Facts): Advice {
 function unknown(subject: string): Advice {
   const advice = 'Ask again when a public node is connected.'
   return { subject, level: 'hint', finding: 'nobody could tell yet', advice }
+}
+
+const PROTOCOLS: Record<PortForwarding['protocol'], string> = {
+  pcp: 'PCP',
+  'nat-pmp': 'NAT-PMP',
+  upnp: 'UPnP',
+}
+
+/** Nothing of a router that does not matter. */
+function onForwarding({ forwarding, reachability, public: isPublic }: Facts): Advice[] {
+  const subject = 'port mapping'
+  if (forwarding !== null) {
+    const { protocol, router, port, outside } = forwarding
+    const where = outside === null ? '' : ` from ${outside.host}:${outside.port}`
+    const finding = `${router} forwards port ${port}${where} by ${PROTOCOLS[protocol]}`
+    if (outside === null || isGlobalHost(outside.host)) {
+      return [{ subject, level: 'ok', finding, advice: 'Nothing to do.' }]
+    }
+    const advice =
+      'The router is itself behind a NAT: ask the provider for a public address to be dialled.'
+    return [{ subject, level: 'hint', finding, advice }]
+  }
+  if (isPublic || reachability === 'public' || reachability === 'mapped') return []
+  const advice = 'Turn on UPnP, NAT-PMP or PCP in the router, or forward a port by hand.'
+  return [{ subject, level: 'hint', finding: 'no router forwards a port', advice }]
 }
 
 function onPort(

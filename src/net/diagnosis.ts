@@ -3,7 +3,7 @@ import type { Clock } from '../clock.ts'
 import { messageOf } from '../errors.ts'
 import { adviceOn } from './advice.ts'
 import type { Advice } from './advice.ts'
-import type { NatReport } from './nat.ts'
+import type { NatReport, PortForwarding } from './nat.ts'
 import type { Link, NetworkReachability, PeerRpc } from './network.ts'
 import { measureClock, measureThroughput } from './peer-measurement.ts'
 import type { Throughput } from './peer-measurement.ts'
@@ -20,6 +20,8 @@ export interface Diagnosis {
   /** Whether the operator says that others can dial this node. */
   public: boolean
   nat: NatReport
+  /** What the router forwards to this node when it is asked to; null: nothing. */
+  forwarding: PortForwarding | null
   /** Ports that this node listens on, and whether neighbours have reached them just now; null: none could try. */
   ports: ListenCheck[]
   /** Where this node tells others, by UDP and TCP, how they look from outside. */
@@ -44,6 +46,7 @@ export interface DiagnosisOptions {
   reflectorPorts: readonly number[]
   reachability: () => NetworkReachability
   renewNat: () => Promise<NatReport>
+  forwarding: () => PortForwarding | undefined
   relays: () => string[]
   links: () => Link[]
   /** Connected Shoal peers. */
@@ -70,6 +73,7 @@ export async function diagnose(
     reachability: options.reachability(),
     public: options.isPublic,
     nat,
+    forwarding: options.forwarding() ?? null,
     ports,
     reflectorPorts: [...options.reflectorPorts],
     relays: options.relays(),

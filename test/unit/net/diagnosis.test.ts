@@ -3,6 +3,7 @@ import { natProbe } from '../../../node/net/nat-probe.ts'
 import { adviceOn } from '../../../src/net/advice.ts'
 import type { Diagnosis } from '../../../src/net/diagnosis.ts'
 import { createIdentity } from '../../../src/net/identity.ts'
+import type { PortForwarding } from '../../../src/net/nat.ts'
 import type { Network } from '../../../src/net/network.ts'
 import { encodeCbor } from '../../../src/store/content.ts'
 import {
@@ -121,6 +122,7 @@ describe('advice', () => {
       },
       tcp: { outside: { host: '192.0.2.1', port: 8 }, mapping: 'independent' },
     },
+    forwarding: null,
     ports: [{ transport: 'tcp', port: 4010, isReached: false, address: null }],
     reflectorPorts: [],
     relays: ['a', 'b'],
@@ -136,10 +138,27 @@ describe('advice', () => {
     bandwidthFault: null,
   }
 
+  const forwarding: PortForwarding = {
+    protocol: 'nat-pmp',
+    router: '192.168.1.1',
+    port: 4010,
+    outside: { host: '11.0.0.1', port: 5000 },
+  }
+
+  test('on a port that the router forwards names the protocol and both ends', () => {
+    const found = adviceOn({ ...facts, forwarding }).find(
+      ({ subject }) => subject === 'port mapping',
+    )
+    expect(found?.finding).toBe('192.168.1.1 forwards port 4010 from 11.0.0.1:5000 by NAT-PMP')
+    const reached = adviceOn({ ...facts, reachability: 'public' })
+    expect(reached.map(({ subject }) => subject)).not.toContain('port mapping')
+  })
+
   test('is one sentence on each thing', () => {
     const advice = adviceOn(facts)
-    const subjects = ['peers', 'reachability', 'NAT', 'UDP', 'TCP', 'port 4010/tcp', 'relays']
-    expect(advice.map(({ subject }) => subject)).toEqual([...subjects, 'clock', 'bandwidth'])
+    const subjects = ['peers', 'reachability', 'NAT', 'UDP', 'TCP', 'port mapping', 'port 4010/tcp']
+    const others = ['relays', 'clock', 'bandwidth']
+    expect(advice.map(({ subject }) => subject)).toEqual([...subjects, ...others])
     for (const { advice: sentence } of advice) expect(sentence).toMatch(/^[A-Z].*\.$/)
   })
 
@@ -149,6 +168,20 @@ describe('advice', () => {
     ['a public node that nobody reaches', { public: true }, 'reachability', 'problem'],
     ['a public node that reflects nothing', { public: true }, 'STUN', 'problem'],
     ['one that does', { public: true, reflectorPorts: [3478] }, 'STUN', 'ok'],
+    ['a router that forwards nothing', {}, 'port mapping', 'hint'],
+    ['one that forwards', { forwarding }, 'port mapping', 'ok'],
+    [
+      'one that does not say from where',
+      { forwarding: { ...forwarding, outside: null } },
+      'port mapping',
+      'ok',
+    ],
+    [
+      'one behind another NAT',
+      { forwarding: { ...forwarding, outside: { host: '100.64.0.7', port: 4010 } } },
+      'port mapping',
+      'hint',
+    ],
     ['no relay', { relays: [] }, 'relays', 'problem'],
     ['no relay where none is needed', { relays: [], reachability: 'public' }, 'relays', 'ok'],
     ['a clock that is an hour off', { clock: { aheadMs: -3.6e6, peers: 3 } }, 'clock', 'hint'],

@@ -2,8 +2,8 @@
  * One round: offer the own contribution, pull those of the partners, agree on the set where the rule needs it.
  *
  * Guarantee: it ends within its deadline with a value, never an exception (but the caller's abort). A partner that
- * refuses, dies or stalls costs at most the patience it is given; when nobody of the group is left, the next candidates
- * are asked.
+ * refuses, dies or stalls costs at most the patience it is given; where members of the group give nothing, the next
+ * candidates are asked in their place.
  */
 import { abortReason, withDeadline, type Clock } from '../clock.ts'
 import { agreedPeers } from './agreement.ts'
@@ -48,8 +48,11 @@ export interface RoundInput {
   signal: AbortSignal
 }
 
-/** Peers outside the group that are asked when nobody inside answers. */
-const CANDIDATES_ASKED = 2
+/**
+ * Peers outside the group that are asked in the place of members that give nothing. Of 8 peers with data of their own,
+ * of which 30 % fail in each round, a whole group is worth 2 % of the loss.
+ */
+const CANDIDATES_ASKED = 3
 /** Others may have begun to wait for a silent partner when this peer had ended; so much longer they may take. */
 const AGREEMENT_PATIENCE = 2
 /** Share of a round that is left for agreeing on the set: who runs out of time before takes all others for silent. */
@@ -79,7 +82,7 @@ export async function performRound(
   return { ...result, durationMs: clock.now() - startedMs }
 }
 
-/** What the group answers, and when that is nothing, one of the candidates. */
+/** What the group answers, and candidates in the place of members that bring nothing. */
 async function collect(
   exchange: RoundExchange,
   { key, own, partners, exact, patienceMs, transferMs }: RoundInput,
@@ -92,11 +95,14 @@ async function collect(
     answers.set(peer, await exchange.pull(peer, key, options))
   }
   const answers = new Map<string, Pulled>()
-  await Promise.all(partners.group.map((peer) => pull(peer, true)))
-  if (exact || partners.group.length === 0) return answers
-  for (const candidate of partners.candidates.slice(0, CANDIDATES_ASKED)) {
-    if (signal.aborted || contributionsIn(answers).length > 0) break
-    await pull(candidate, false)
+  const { group, candidates } = partners
+  await Promise.all(group.map((peer) => pull(peer, true)))
+  if (exact) return answers
+  const asked = candidates.slice(0, CANDIDATES_ASKED)
+  while (asked.length > 0 && !signal.aborted) {
+    const missing = group.length - contributionsIn(answers).length
+    if (missing === 0) break
+    await Promise.all(asked.splice(0, missing).map((peer) => pull(peer, false)))
   }
   return answers
 }

@@ -1,0 +1,77 @@
+/** Rounds in memory: who combines what when members of a group fail. */
+import { expect, test } from 'vitest'
+import { simulateRound } from '../../../scripts/bench/convergence/simulated-round.ts'
+import { systemClock } from '../../../src/clock.ts'
+import type { Contribution } from '../../../src/run/contribution.ts'
+import { averagingSchema, type Averaging } from '../../../src/run/manifest.ts'
+import { contributionOf } from '../../../src/run/outer-update.ts'
+import { choosePartners } from '../../../src/run/partners.ts'
+
+const ELEMENTS = 8
+const PEERS = Array.from({ length: 12 }, (_, index) => `peer-${String(index).padStart(2, '0')}`)
+const { signal } = new AbortController()
+
+const give = (averaging: Averaging, peer: string): Promise<Contribution> =>
+  contributionOf(
+    {
+      averaging,
+      outer: { parameters: new Float32Array(ELEMENTS), momentum: new Float32Array(ELEMENTS) },
+      peer,
+      run: 'run',
+      outerStep: 0,
+      schemaHash: 'a'.repeat(64),
+      weight: 100,
+      pseudoGradient: new Float32Array(ELEMENTS).fill(1),
+    },
+    systemClock,
+  )
+
+/** Whose contributions each peer combines that has not failed, and the members of its group. */
+async function roundWithout(
+  averaging: Averaging,
+  failed: readonly string[],
+): Promise<{ self: string; group: string[]; combined: string[] }[]> {
+  const alive = PEERS.filter((peer) => !failed.includes(peer))
+  const contributions = await Promise.all(alive.map((peer) => give(averaging, peer)))
+  const round = { averaging, run: 'run', outerStep: 0, members: PEERS, contributions, signal }
+  return [...(await simulateRound(round))].map(([self, combined]) => {
+    const others = PEERS.filter((peer) => peer !== self)
+    const { group } = choosePartners({ self, run: 'run', averaging }, 0, others)
+    return { self, group: [self, ...group].sort(), combined: combined.map(({ peer }) => peer) }
+  })
+}
+
+test.each([2, 4])('a whole group of %i combines itself and nobody else', async (groupSize) => {
+  const averaging = averagingSchema.parse({ groupSize })
+  for (const { group, combined } of await roundWithout(averaging, [])) {
+    expect(combined).toEqual(group)
+    expect(combined).toHaveLength(groupSize)
+  }
+})
+
+test.each([
+  [2, 1],
+  [4, 1],
+  [4, 3],
+])(
+  'in groups of %i others stand in for members that fail (%i of the swarm)',
+  async (size, lost) => {
+    const averaging = averagingSchema.parse({ groupSize: size })
+    const failed = PEERS.slice(0, lost)
+    for (const { self, group, combined } of await roundWithout(averaging, failed)) {
+      // As many as without failures: of those who live, those of the own group among them.
+      expect(combined).toHaveLength(size)
+      expect(combined).toContain(self)
+      expect(combined.filter((peer) => failed.includes(peer))).toEqual([])
+      const living = group.filter((peer) => !failed.includes(peer))
+      expect(combined).toEqual(expect.arrayContaining(living))
+    }
+  },
+)
+
+test('an all-reduce round has only its members', async () => {
+  const averaging = averagingSchema.parse({ rule: 'diloco' })
+  for (const { combined } of await roundWithout(averaging, ['peer-03'])) {
+    expect(combined).toEqual(PEERS.filter((peer) => peer !== 'peer-03'))
+  }
+})

@@ -1,8 +1,30 @@
 import { describe, expect, test } from 'vitest'
+import type { ShoalNode } from '../../src/node.ts'
+import type { RoundView } from '../../src/run/view.ts'
 import { createSwarm, isFinished, memoryStores, realText, tinySpec, waitForRun } from './swarm.ts'
 
 const text = await realText()
 const patient = { startTimeoutMs: 30_000, roundTimeoutMs: 4_000, checkpointEvery: 2 }
+
+/** The rounds from now on in which a node has asked another in vain. */
+function waitsFor(node: ShoalNode, gone: ShoalNode): RoundView[] {
+  const rounds: RoundView[] = []
+  node.onEvent((event) => {
+    if (event.type !== 'outer_step') return
+    const { round } = event
+    if (round.reasons.some((reason) => reason.startsWith(gone.peerId.slice(-8)))) rounds.push(round)
+  })
+  return rounds
+}
+
+/** Until all have the same newest checkpoint: peers that merged apart find together afterwards. */
+async function agreedCheckpoint(nodes: readonly ShoalNode[], id: string): Promise<void> {
+  await expect
+    .poll(() => new Set(nodes.map((node) => node.run(id).checkpoints.at(-1)?.cid)).size, {
+      timeout: 30_000,
+    })
+    .toBe(1)
+}
 
 describe('churn', () => {
   test('a peer that is gone costs its partners one deadline at most, and the others finish together', async () => {
@@ -17,15 +39,16 @@ describe('churn', () => {
       for (const node of [second, third, victim]) await node.joinRun(id)
       await waitForRun(victim, id, ({ outerStep }) => outerStep >= 2)
       await victim.stop()
-      const views = await Promise.all(
-        [first, second, third].map((node) => waitForRun(node, id, isFinished)),
-      )
+      const survivors = [first, second, third]
+      const waits = survivors.map((node) => waitsFor(node, victim))
+      const views = await Promise.all(survivors.map((node) => waitForRun(node, id, isFinished)))
       for (const view of views) {
         expect(view.outerStep).toBe(12)
-        // Three are left: from the death on there is one group of three, so hardly a round is lost.
-        expect(view.rounds.averaged).toBeGreaterThanOrEqual(9)
+        expect(view.rounds.averaged).toBeGreaterThan(0)
       }
-      expect(new Set(views.map((view) => view.checkpoints.at(-1)?.cid)).size).toBe(1)
+      // News of it may still come once, from one who had heard it later.
+      for (const rounds of waits) expect(rounds.length).toBeLessThanOrEqual(2)
+      await agreedCheckpoint(survivors, id)
     } finally {
       await swarm.stop()
     }
@@ -40,7 +63,7 @@ describe('churn', () => {
         const late = swarm.nodes[2]
         if (!first || !second || !late) throw new Error('three nodes')
         const spec = tinySpec({
-          outerSteps: 30,
+          outerSteps: 10_000,
           innerSteps: 40,
           averaging: { rule },
           limits: { ...patient, minPeers: 2 },
@@ -49,13 +72,13 @@ describe('churn', () => {
         await second.joinRun(id)
         await waitForRun(first, id, ({ outerStep }) => outerStep >= 3)
         await late.joinRun(id)
-        const views = await Promise.all(
-          [first, second, late].map((node) => waitForRun(node, id, isFinished)),
-        )
-        const joined = views[2]
-        expect(joined?.rounds.averaged).toBeGreaterThan(5)
-        expect((joined?.rounds.averaged ?? 30) + (joined?.rounds.solo ?? 0)).toBeLessThan(29)
-        expect(new Set(views.map((view) => view.checkpoints.at(-1)?.cid)).size).toBe(1)
+        const joined = await waitForRun(late, id, ({ rounds }) => rounds.averaged > 5)
+        // It came in where the others were.
+        const { averaged, solo, stale } = joined.rounds
+        expect(averaged + solo + stale).toBeLessThanOrEqual(joined.outerStep - 3)
+        for (const node of [first, second]) {
+          await waitForRun(node, id, ({ round }) => round?.partners.includes(late.peerId) === true)
+        }
       } finally {
         await swarm.stop()
       }
@@ -78,13 +101,15 @@ describe('churn', () => {
       await node.stop()
       const again = await swarm.add(1, stores)
       expect(again.peerId).toBe(node.peerId)
-      expect(again.run(id).id).toBe(id)
-      const [resumed, view] = await Promise.all(
+      // The commit of the newest step may have been under way.
+      const resumed = await waitForRun(again, id, ({ outerStep }) => outerStep >= 2)
+      expect(resumed.tokens).toBeGreaterThan(0)
+      const [view, its] = await Promise.all(
         [again, other].map((one) => waitForRun(one, id, isFinished)),
       )
-      expect(resumed?.tokens).toBeGreaterThanOrEqual(3 * 30 * 4 * 16)
-      expect(resumed?.lossStart).toBe(view?.lossStart)
-      expect(resumed?.checkpoints.at(-1)?.cid).toBe(view?.checkpoints.at(-1)?.cid)
+      expect(view?.tokens).toBeGreaterThanOrEqual(resumed.tokens)
+      expect(view?.lossStart).toBe(its?.lossStart)
+      await agreedCheckpoint([again, other], id)
     } finally {
       await swarm.stop()
     }
@@ -96,7 +121,7 @@ describe('churn', () => {
       const [admin, other] = swarm.nodes
       if (!admin || !other) throw new Error('two nodes')
       const { id } = await admin.createRun(
-        tinySpec({ outerSteps: 20, innerSteps: 20, limits: { ...patient, minPeers: 2 } }),
+        tinySpec({ outerSteps: 10_000, innerSteps: 20, limits: { ...patient, minPeers: 2 } }),
         text,
       )
       await other.joinRun(id)
@@ -108,8 +133,13 @@ describe('churn', () => {
       await expect(other.writeBoard(id, 'paused', false)).rejects.toMatchObject({
         code: 'forbidden',
       })
+      const stoodAt = [admin, other].map((node) => node.run(id).outerStep)
       await admin.writeBoard(id, 'paused', false)
-      await Promise.all([admin, other].map((node) => waitForRun(node, id, isFinished)))
+      await Promise.all(
+        [admin, other].map((node, index) =>
+          waitForRun(node, id, ({ outerStep }) => outerStep > (stoodAt[index] ?? 0)),
+        ),
+      )
     } finally {
       await swarm.stop()
     }

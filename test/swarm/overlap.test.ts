@@ -63,23 +63,25 @@ const gossip = {
 const hashesOf = ({ views }: Course) => new Set(views.map((view) => view.parametersHash))
 
 test('gossip beside training: the correction comes after the steps of the manifest, and replays bit by bit', async () => {
-  // What depends on time is told: the inner steps after which a result was there. Two courses in which they are those
-  // of the manifest everywhere are the same bit by bit; a machine that is busy with other things may need more tries.
+  // What depends on time is told: who was there in time, and after how many inner steps. Two courses in which that was
+  // as the manifest says everywhere are the same bit by bit; a busy machine needs more time for it.
   const planned: Course[] = []
   for (let tries = 0; planned.length < 2 && tries < 6; tries++) {
-    const course = await train(4, 'overlap', gossip, 100)
+    const course = await train(4, 'overlap', gossip, 100 * 2 ** Math.floor(tries / 2))
     const { rounds, views } = course
     expect(rounds).toHaveLength(12)
-    for (const { outcome, outerStep, overlapSteps } of rounds) {
-      expect(outcome).toBe('averaged')
+    for (const { outerStep, overlapSteps } of rounds) {
       // After the last outer step there is nothing to train.
       if (outerStep === 2) expect(overlapSteps).toBe(0)
       else expect([2, 3, 4]).toContain(overlapSteps)
     }
-    expect(hashesOf(course).size).toBe(1)
     for (const view of views) expect(view.validationLoss).toBeLessThan(view.lossStart ?? 0)
-    const steps = new Set(rounds.map(({ overlapSteps }) => overlapSteps))
-    if (!steps.has(3) && !steps.has(4)) planned.push(course)
+    const isPlanned = rounds.every(
+      ({ outcome, overlapSteps }) => outcome === 'averaged' && (overlapSteps ?? 0) <= 2,
+    )
+    if (!isPlanned) continue
+    expect(hashesOf(course).size).toBe(1)
+    planned.push(course)
   }
   const [first, second] = planned
   if (first === undefined || second === undefined) throw new Error('never in time')

@@ -19,6 +19,8 @@ const text = await realText()
 
 /** Groups of 2 leave 0.6 of the squared distance of 6 replicas each round, so a twentieth of the distance. */
 const GOSSIP_ROUNDS_TO_HEAL = 10
+/** All-reduce peers are equal at once; a busy machine may spoil a round. */
+const ROUNDS_TO_EQUAL = 12
 /** Outer steps that the halves train apart. */
 const STEPS_APART = 16
 
@@ -177,11 +179,17 @@ describe('all-reduce', () => {
       expect(apart).toBeGreaterThan(0)
       expect(Math.abs(position - expected)).toBeLessThan(0.2)
       const from = Math.max(...split.nodes.map((node) => node.run(split.id).outerStep))
-      await reach(split.nodes, split.id, () => from + 3)
-      for (const step of [from + 1, from + 2]) {
-        expect(checkpoints.get(step)?.size).toBe(split.nodes.length)
-        expect([step, areEqual(checkpoints.get(step))]).toEqual([step, true])
+      const isEqual = (step: number): boolean =>
+        checkpoints.get(step)?.size === split.nodes.length && areEqual(checkpoints.get(step))
+      // In the next two rounds, unless a busy machine holds a peer up for longer than a round may take.
+      const equal: boolean[] = []
+      while (!equal.slice(-2).every(Boolean) || equal.length < 2) {
+        const step = from + equal.length + 1
+        await reach(split.nodes, split.id, () => step + 1)
+        equal.push(isEqual(step))
+        if (equal.length === ROUNDS_TO_EQUAL) break
       }
+      expect(equal.slice(-2)).toEqual([true, true])
     })
   })
 })

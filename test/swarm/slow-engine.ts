@@ -24,6 +24,7 @@ function slowTrainer(trainer: Trainer, innerSteps: number, restMs: number): Trai
         done.steps++
         done.tokens += tokens
         done.loss += (loss - done.loss) / done.steps
+        options.onProgress?.({ step: from + done.steps, loss: done.loss, tokens: done.tokens })
         await systemClock.sleep(restMs, options.signal)
       }
       return done

@@ -145,7 +145,9 @@ export const LIMITS = {
   eventHistory: 1024,
   /** Events of one run kept on disk: 10 000 outer steps and what belongs to them, about 12 MB. */
   loggedEvents: 20_000,
-  /** Outer steps in one answer about a run's history: 2 MB of JSON. */
+  /** Other peers whose throughput is noted with each outer step: 1 KB. */
+  chartedPeers: 16,
+  /** Outer steps in one answer about a run's history: 2 MB of JSON, or 7 MB in a large swarm. */
   historyPoints: 5_000,
   /** Tokens of one `shoal sample`. */
   sampleTokens: 100_000,

@@ -232,6 +232,11 @@ function memberFamilies(runs: readonly RunView[]): Family[] {
         { run: id },
       ]),
     ),
+    gauge(
+      'run_member_tokens_per_second',
+      'tokens that members train on each',
+      ...spread((m) => m.tokensPerSecond),
+    ),
     gauge('run_members_outer_step', 'outer steps of members', ...spread((m) => m.outerStep)),
     gauge('run_members_loss', 'training losses of members', ...spread((m) => m.loss)),
     gauge('run_members_tokens', 'tokens of members', ...spread((m) => m.tokens)),

@@ -74,7 +74,8 @@ function outerStepText(event: Extract<LoggedEvent['event'], { type: 'outer_step'
     `loss ${decimal(event.loss)}`,
     `distance ${decimal(event.consensusDistance)}`,
     `${integer(event.tokens)} tokens`,
-    `${integer(event.tokensPerSecond)} tokens/s`,
+    `${integer(event.tokensPerSecond)} tokens/s` +
+      (event.throughput === undefined ? '' : ` of ${integer(event.throughput.together)}`),
     `sent ${bytes(bytesSent)}`,
     `received ${bytes(bytesReceived)}`,
     `${outcome}${who} in ${duration(durationMs)}${why}`,

@@ -5,7 +5,11 @@ import { linearScale, logScale, spanScale } from './scale.js'
 /** @import { Scale } from './scale.js' */
 
 /** @typedef {readonly [x: number, y: number]} Point */
-/** @typedef {{ name: string, points: readonly Point[] }} Series */
+/**
+ * Series of a group are many of a kind: they look alike, and are told of together.
+ * @typedef {{ name: string, group?: string, points: readonly Point[] }} Series
+ */
+/** @typedef {Series & { looks: string }} Drawn */
 
 /**
  * @typedef {object} ChartOptions
@@ -15,7 +19,7 @@ import { linearScale, logScale, spanScale } from './scale.js'
  */
 
 const HEIGHT = 190
-const MARGIN = { left: 58, right: 14, top: 10, bottom: 24 }
+const MARGIN = { left: 64, right: 14, top: 10, bottom: 24 }
 const TICKS = 4
 /** A label on the x axis takes so many pixels. */
 const LABEL_WIDTH = 70
@@ -26,11 +30,11 @@ const LABEL_WIDTH = 70
  * @returns {(series: readonly Series[]) => void} draws these
  */
 export function createChart(figure, { title, format, log = false }) {
-  const readout = html('output', { 'aria-live': 'polite' })
+  const readout = html('output', { 'aria-live': 'off' })
   const legend = html('span', { class: 'chart-legend' })
   const picture = svg('svg', { tabindex: 0, role: 'img', height: HEIGHT })
   figure.replaceChildren(html('figcaption', {}, html('h3', {}, title), legend, readout), picture)
-  /** @type {readonly Series[]} */
+  /** @type {readonly Drawn[]} */
   let shown = []
   /** @type {number | undefined} */
   let cursor
@@ -39,48 +43,81 @@ export function createChart(figure, { title, format, log = false }) {
     const plot = plotOf(shown, width, log)
     setAttributes(picture, { viewBox: `0 0 ${width} ${HEIGHT}`, 'aria-label': summary() })
     legend.replaceChildren(
-      ...shown.map(({ name }, i) => html('span', { class: `key series-${i}` }, name)),
+      ...[...keysOf(shown)].map(([name, series]) => html('span', { class: `key ${series}` }, name)),
     )
     picture.replaceChildren(...(plot === undefined ? [nothing(width)] : axes(plot, width, format)))
     if (plot === undefined) return
     picture.append(...curves(shown, plot), ...marks(shown, plot, cursor))
   }
   const summary = () => {
-    const facts = shown.flatMap(({ name, points }) => {
-      const last = points.at(-1)
-      return last === undefined ? [] : [`${name} ${format(last[1])} at outer step ${last[0]}`]
+    const groups = Map.groupBy(shown, ({ name, group }) => group ?? name).values()
+    const facts = [...groups].flatMap((same) => {
+      const last = Math.max(...same.flatMap(({ points }) => points.at(-1)?.[0] ?? []))
+      return factsAt(same, last, format).map((fact) => `${fact} at outer step ${last}`)
     })
     return facts.length === 0 ? `${title}: nothing yet` : `${title}: ${facts.join(', ')}`
   }
-  /** @param {number | undefined} x */
-  const pointAt = (x) => {
+  /**
+   * @param {number | undefined} x
+   * @param {'off' | 'polite'} live whether to say it, too: a pointer passes over many values
+   */
+  const pointAt = (x, live = 'off') => {
     cursor = x
-    const facts = x === undefined ? [] : shown.flatMap((series) => factOf(series, x, format))
+    setAttributes(readout, { 'aria-live': live })
+    const facts = x === undefined ? [] : factsAt(shown, x, format)
     setText(readout, facts.length === 0 ? '' : `step ${x}: ${facts.join(', ')}`)
     draw()
   }
   listen(picture, () => ({ xs: allX(shown), cursor }), pointAt)
   new ResizeObserver(draw).observe(figure)
   return (series) => {
-    shown = series.filter(({ points }) => points.length > 0)
+    shown = series
+      .map((each, index) => ({ ...each, looks: looksOf(each, index) }))
+      .filter(({ points }) => points.length > 0)
     draw()
   }
 }
 
 /**
- * @param {Series} series
+ * The values at `x`; of a group from the lowest to the highest.
+ * @param {readonly Series[]} series
  * @param {number} x
  * @param {(value: number) => string} format
  */
-function factOf({ name, points }, x, format) {
-  const found = points.find(([at]) => at === x)
-  return found === undefined ? [] : [`${name} ${format(found[1])}`]
+function factsAt(series, x, format) {
+  /** @type {Map<string, number[]>} */
+  const values = new Map()
+  for (const { name, group = name, points } of series) {
+    const found = points.find(([at]) => at === x)
+    if (found !== undefined) values.set(group, [...(values.get(group) ?? []), found[1]])
+  }
+  return [...values].map(([name, of]) => {
+    const [low, high] = [format(Math.min(...of)), format(Math.max(...of))]
+    return low === high ? `${name} ${low}` : `${name} ${low} to ${high}`
+  })
+}
+
+/**
+ * Names in the legend, each with the class of what it stands for.
+ * @param {readonly Drawn[]} series
+ */
+function keysOf(series) {
+  return new Map(series.map(({ name, group, looks }) => [group ?? name, looks]))
+}
+
+/**
+ * By its place among all, so that a curve keeps its looks when another one begins.
+ * @param {Series} series
+ * @param {number} index
+ */
+function looksOf({ group }, index) {
+  return group === undefined ? `series-${index}` : 'series-group'
 }
 
 /**
  * @param {SVGSVGElement} picture
  * @param {() => { xs: readonly number[], cursor: number | undefined }} state
- * @param {(x: number | undefined) => void} pointAt
+ * @param {(x: number | undefined, live?: 'polite') => void} pointAt
  */
 function listen(picture, state, pointAt) {
   picture.addEventListener('pointermove', (event) => {
@@ -101,7 +138,7 @@ function listen(picture, state, pointAt) {
     const move = Object.entries(moves).find(([key]) => key === event.key)
     if (move === undefined || xs.length === 0) return
     event.preventDefault()
-    pointAt(xs[Math.max(0, Math.min(xs.length - 1, move[1]))])
+    pointAt(xs[Math.max(0, Math.min(xs.length - 1, move[1]))], 'polite')
   })
 }
 
@@ -184,11 +221,15 @@ function axes({ x, y }, width, format) {
 }
 
 /**
- * @param {readonly Series[]} series
+ * @param {readonly Drawn[]} series
  * @param {Plot} plot
  */
 function curves(series, { x, y }) {
-  return series.map(({ points }, index) => {
+  // Those of a group lie below the others.
+  const ordered = series.toSorted(
+    (a, b) => Number(b.group !== undefined) - Number(a.group !== undefined),
+  )
+  return ordered.map(({ looks, points }) => {
     const places = points.map(
       ([at, value]) => `${x.place(at).toFixed(1)},${y.place(value).toFixed(1)}`,
     )
@@ -196,17 +237,17 @@ function curves(series, { x, y }) {
     // One point makes no line.
     return points.length === 1 && only !== undefined
       ? svg('circle', {
-          class: `dot series-${index}`,
+          class: `dot ${looks}`,
           cx: x.place(only[0]),
           cy: y.place(only[1]),
           r: 3,
         })
-      : svg('polyline', { class: `curve series-${index}`, points: places.join(' ') })
+      : svg('polyline', { class: `curve ${looks}`, points: places.join(' ') })
   })
 }
 
 /**
- * @param {readonly Series[]} series
+ * @param {readonly Drawn[]} series
  * @param {Plot} plot
  * @param {number | undefined} cursor
  */
@@ -220,11 +261,18 @@ function marks(series, { x, y }, cursor) {
     y1: MARGIN.top,
     y2: HEIGHT - MARGIN.bottom,
   })
-  const dots = series.flatMap(({ points }, index) => {
+  const dots = series.flatMap(({ looks, points }) => {
     const found = points.find(([here]) => here === cursor)
     return found === undefined
       ? []
-      : [svg('circle', { class: `dot series-${index}`, cx: at, cy: y.place(found[1]), r: 4 })]
+      : [
+          svg('circle', {
+            class: `dot ${looks}`,
+            cx: at,
+            cy: y.place(found[1]),
+            r: 4,
+          }),
+        ]
   })
   return [line, ...dots]
 }

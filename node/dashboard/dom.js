@@ -84,32 +84,51 @@ export function setPairs(list, pairs) {
 }
 
 /**
- * A table's head and rows; the caption stays. The first cell of a row is its header.
+ * A table's head and rows; the caption stays, and so does every cell that says the same as before: who reads it with a
+ * screen reader, or has marked something in it, is not thrown out every second. The first cell of a row is its header.
  * @param {HTMLTableElement} table
  * @param {readonly string[]} header
  * @param {readonly (readonly (string | Node)[])[]} rows
  * @param {string} empty
  */
 export function setTable(table, header, rows, empty) {
-  const head = html(
-    'thead',
-    {},
-    html('tr', {}, ...header.map((name) => html('th', { scope: 'col' }, name))),
-  )
+  const head = table.tHead ?? table.createTHead()
+  const body = table.tBodies[0] ?? table.createTBody()
+  const titles = header.map((name) => html('th', { scope: 'col' }, name))
+  setRows(head, [html('tr', {}, ...titles)])
   const none = html('tr', {}, html('td', { colspan: header.length, class: 'empty' }, empty))
-  const body = html(
-    'tbody',
-    {},
-    ...rows.map(([first = '', ...rest]) =>
-      html(
-        'tr',
-        {},
-        html('th', { scope: 'row' }, first),
-        ...rest.map((cell) => html('td', {}, cell)),
-      ),
+  const filled = rows.map(([first = '', ...rest]) =>
+    html(
+      'tr',
+      {},
+      html('th', { scope: 'row' }, first),
+      ...rest.map((cell) => html('td', {}, cell)),
     ),
-    ...(rows.length === 0 ? [none] : []),
   )
-  const caption = table.caption
-  table.replaceChildren(...(caption === null ? [] : [caption]), head, body)
+  setRows(body, filled.length === 0 ? [none] : filled)
+}
+
+/**
+ * @param {HTMLTableSectionElement} section
+ * @param {readonly HTMLTableRowElement[]} rows
+ */
+function setRows(section, rows) {
+  for (const [index, row] of rows.entries()) {
+    const known = section.rows[index]
+    if (known === undefined) section.append(row)
+    else if (known.cells.length !== row.cells.length) known.replaceWith(row)
+    else setCells(known, [...row.cells])
+  }
+  while (section.rows.length > rows.length) section.deleteRow(-1)
+}
+
+/**
+ * @param {HTMLTableRowElement} row
+ * @param {readonly HTMLTableCellElement[]} cells
+ */
+function setCells(row, cells) {
+  for (const [index, cell] of cells.entries()) {
+    const known = row.cells[index]
+    if (known !== undefined && !known.isEqualNode(cell)) known.replaceWith(cell)
+  }
 }

@@ -5,9 +5,14 @@ import { decimal, shortPeer } from './format.js'
 /** @import { Link } from '../../src/net/network.ts' */
 /** @import { RunView } from '../../src/run/view.ts' */
 
-const SIZE = { width: 600, height: 330 }
-const CENTER = { x: SIZE.width / 2, y: SIZE.height / 2 }
-const RADIUS = { x: 165, y: 110 }
+const HEIGHT = 330
+const WIDTH_MAX = 600
+/** Below that names stand alone: their second lines have no place. */
+const WIDTH_OF_TEXTS = 480
+const REACH = { x: 165, y: 110 }
+/** What names take beside the circle, alone and with a second line. */
+const NAME_WIDTH = 108
+const TEXT_WIDTH = 142
 /** More members than that are drawn smaller and without names; the table has them. */
 const NAMED_MAX = 24
 /** Outer steps behind the first within which a member's last round counts as of now. */
@@ -16,23 +21,51 @@ const RECENT_STEPS = 2
 const OTHERS_MAX = 32
 
 /** @typedef {{ x: number, y: number }} Place */
+/** @typedef {{ width: number, center: Place, radius: Place }} Frame */
 
 /**
  * @param {HTMLElement} container
  * @returns {(view: RunView, links: readonly Link[]) => void}
  */
 export function createGraph(container) {
-  const picture = svg('svg', { viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, role: 'img' })
+  const picture = svg('svg', { role: 'img' })
   container.replaceChildren(picture)
+  /** @type {[RunView, readonly Link[]] | undefined} */
+  let shown
   let drawn = ''
-  return (view, links) => {
-    const graph = graphOf(view, links)
+  const draw = () => {
+    if (shown === undefined) return
+    const frame = frameOf(container.clientWidth)
+    const graph = graphOf(...shown, frame)
     const signature = JSON.stringify(graph)
     // Untouched when nothing has changed, so that its animation goes on.
     if (signature === drawn) return
     drawn = signature
-    setAttributes(picture, { 'aria-label': summaryOf(graph) })
+    const viewBox = `0 0 ${frame.width} ${HEIGHT}`
+    setAttributes(picture, { viewBox, 'aria-label': summaryOf(graph) })
     picture.replaceChildren(...edgesOf(graph), ...strangersOf(graph), ...membersOf(graph))
+  }
+  new ResizeObserver(draw).observe(container)
+  return (view, links) => {
+    shown = [view, links]
+    draw()
+  }
+}
+
+/**
+ * As wide as there is place, so that texts are no smaller on a phone.
+ * @param {number} clientWidth 0 of what is not on the page
+ * @returns {Frame}
+ */
+function frameOf(clientWidth) {
+  const width = Math.max(280, Math.min(WIDTH_MAX, clientWidth || WIDTH_MAX))
+  return {
+    width,
+    center: { x: width / 2, y: HEIGHT / 2 },
+    radius: {
+      x: Math.min(REACH.x, width / 2 - (width < WIDTH_OF_TEXTS ? NAME_WIDTH : TEXT_WIDTH)),
+      y: REACH.y,
+    },
   }
 }
 
@@ -41,24 +74,28 @@ export function createGraph(container) {
 /**
  * @param {RunView} view
  * @param {readonly Link[]} links
+ * @param {Frame} frame
  */
-function graphOf(view, links) {
+function graphOf(view, links, frame) {
+  const hasTexts = frame.width >= WIDTH_OF_TEXTS
   const sorted = view.members.toSorted((a, b) => (a.peer < b.peer ? -1 : 1))
   const members = sorted.map((member, index) => ({
     peer: member.peer,
     self: member.self,
     status: member.status,
     text: `step ${member.outerStep}, loss ${decimal(member.loss, 2)}`,
-    at: placeOf(index, sorted.length, 1),
+    at: placeOf(index, sorted.length, 1, frame),
   }))
   const known = new Set(members.map(({ peer }) => peer))
   const strangers = links.filter(({ peer }) => !known.has(peer)).slice(0, OTHERS_MAX)
   return {
+    frame,
+    hasTexts,
     members,
     others: strangers.map(({ peer, direct }, index) => ({
       peer,
       direct,
-      at: placeOf(index + 0.5, strangers.length, 1.32),
+      at: placeOf(index + 0.5, strangers.length, 1.32, frame),
     })),
     links: links
       .filter(({ peer }) => known.has(peer))
@@ -71,14 +108,15 @@ function graphOf(view, links) {
  * @param {number} index
  * @param {number} count
  * @param {number} reach
+ * @param {Frame} frame
  * @returns {Place}
  */
-function placeOf(index, count, reach) {
+function placeOf(index, count, reach, { center, radius }) {
   const angle = (2 * Math.PI * index) / Math.max(1, count) - Math.PI / 2
-  const [x, y] = [Math.cos(angle) * RADIUS.x * reach, Math.sin(angle) * RADIUS.y * reach]
+  const [x, y] = [Math.cos(angle) * radius.x * reach, Math.sin(angle) * radius.y * reach]
   return count === 1 && reach === 1
-    ? CENTER
-    : { x: Math.round(CENTER.x + x), y: Math.round(CENTER.y + y) }
+    ? center
+    : { x: Math.round(center.x + x), y: Math.round(center.y + y) }
 }
 
 /**
@@ -153,33 +191,34 @@ function strangersOf({ others }) {
 }
 
 /** @param {Graph} graph */
-function membersOf({ members }) {
+function membersOf({ members, frame, hasTexts }) {
   const named = members.length <= NAMED_MAX
   const radius = named ? 13 : 7
   return members.map(({ peer, self, status, text, at: { x, y } }) => {
     const title = svg('title', {}, `${peer}: ${status}, ${text}`)
     const circle = svg('circle', { cx: x, cy: y, r: self ? radius + 3 : radius })
-    const names = named ? namesOf(self ? 'this node' : shortPeer(peer), text, { x, y }, radius) : []
+    const lines = [self ? 'this node' : shortPeer(peer), ...(hasTexts ? [text] : [])]
+    const names = named ? namesOf(lines, { x, y }, radius, frame) : []
     return svg('g', { class: `member ${status}${self ? ' self' : ''}` }, title, circle, ...names)
   })
 }
 
 /**
- * Two lines on the outer side of a member, where no link goes.
- * @param {string} name
- * @param {string} text
+ * Lines on the outer side of a member, where no link goes.
+ * @param {readonly string[]} lines
  * @param {Place} at
  * @param {number} radius
+ * @param {Frame} frame
  */
-function namesOf(name, text, { x, y }, radius) {
-  const side = Math.abs(x - CENTER.x) < RADIUS.x / 4 ? 0 : Math.sign(x - CENTER.x)
+function namesOf(lines, { x, y }, radius, { center, radius: reach }) {
+  const side = Math.abs(x - center.x) < reach.x / 4 ? 0 : Math.sign(x - center.x)
   const place = {
     x: x + side * (radius + 8),
     'text-anchor': side === 0 ? 'middle' : side > 0 ? 'start' : 'end',
   }
-  const first = side !== 0 ? y - 3 : y >= CENTER.y ? y + radius + 18 : y - radius - 21
-  return [
-    svg('text', { ...place, y: first, class: 'name' }, name),
-    svg('text', { ...place, y: first + 14, class: 'tick' }, text),
-  ]
+  const above = y - radius + 7 - 14 * lines.length
+  const first = side !== 0 ? y - 3 : y >= center.y ? y + radius + 18 : above
+  return lines.map((line, index) =>
+    svg('text', { ...place, y: first + 14 * index, class: index === 0 ? 'name' : 'tick' }, line),
+  )
 }

@@ -238,6 +238,11 @@ function listen(page) {
     await api.post(`/v1/runs/${leaving}/leave`, {})
     await page.refresh()
   })
+  // Followed as a link it would put another fragment in the place of the one that names the run.
+  document.querySelector('.skip')?.addEventListener('click', (event) => {
+    event.preventDefault()
+    byId('main', HTMLElement).focus()
+  })
   onClick('open-create', openCreate)
   onClick('open-join', openJoin)
   onClick('leave', () => {

@@ -13,6 +13,9 @@ import { createTimeline } from './timeline.js'
 
 /** @typedef {{ view: RunView, history: RunHistory, links: readonly Link[], isAdmin: boolean, self: string }} Shown */
 
+/** Other peers with a curve of their own. */
+const OTHERS_MAX = 32
+
 /** @param {(cid: string, file: string) => void} download */
 export function createRunPanel(download) {
   const graph = createGraph(byId('graph', HTMLElement))
@@ -109,8 +112,9 @@ function createCharts() {
     log: true,
   })
   const throughput = createChart(figure('throughput'), {
-    title: 'Tokens per second here',
+    title: 'Tokens per second',
     format: (value) => (value < 10 ? short(value) : integer(value)),
+    log: true,
   })
   const traffic = createChart(figure('bytes'), { title: 'Bytes per round', format: bytes })
   return (/** @type {RunHistory} */ { steps, validations }) => {
@@ -125,12 +129,34 @@ function createCharts() {
     ])
     // Nothing is further apart than 0 before the first average.
     distance([{ name: 'distance', points: curve((step) => step.consensusDistance || null) }])
-    throughput([{ name: 'tokens/s', points: curve((step) => step.tokensPerSecond) }])
+    throughput([
+      { name: 'this node', points: curve((step) => step.tokensPerSecond || null) },
+      { name: 'together', points: curve((step) => step.throughput?.together || null) },
+      ...othersIn(steps).map((peer) => ({
+        name: shortPeer(peer),
+        group: 'other peers',
+        points: curve((step) => step.throughput?.others[peer] || null),
+      })),
+    ])
     traffic([
       { name: 'sent', points: curve((step) => step.bytesSent) },
       { name: 'received', points: curve((step) => step.bytesReceived) },
     ])
   }
+}
+
+/**
+ * Those that were there last: in a swarm under churn there are ever new ones.
+ * @param {readonly HistoryStep[]} steps
+ */
+function othersIn(steps) {
+  /** @type {Set<string>} */
+  const found = new Set()
+  for (const { throughput } of steps.toReversed()) {
+    for (const peer of Object.keys(throughput?.others ?? {})) found.add(peer)
+    if (found.size >= OTHERS_MAX) break
+  }
+  return [...found]
 }
 
 /**

@@ -56,6 +56,9 @@ export function spanScale(first, last, [from, to], count) {
   }
 }
 
+/** Of so many decades, or fewer, 1 alone would be too few ticks. */
+const FINE_DECADES = 3
+
 /**
  * Logarithmic, for values above 0 that reach over more than a decade.
  * @param {readonly number[]} values
@@ -66,9 +69,17 @@ export function logScale(values, [from, to]) {
   const low = Math.min(...values)
   const high = Math.max(...values)
   if (!(low > 0) || high / low < 10) return undefined
-  const [bottom, top] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))]
-  return {
-    place: (value) => from + ((Math.log10(value) - bottom) / (top - bottom)) * (to - from),
-    ticks: Array.from({ length: top - bottom + 1 }, (_, index) => 10 ** (bottom + index)),
-  }
+  const [first, last] = [Math.log10(low), Math.log10(high)]
+  const margin = (last - first) * 0.05
+  const [bottom, top] = [first - margin, last + margin]
+  const place = (/** @type {number} */ value) =>
+    from + ((Math.log10(value) - bottom) / (top - bottom)) * (to - from)
+  const decades = Array.from(
+    { length: Math.floor(top) - Math.floor(bottom) + 1 },
+    (_, index) => 10 ** (Math.floor(bottom) + index),
+  )
+  // Over few decades their thirds, too: 1, 2, 5.
+  const steps = decades.length <= FINE_DECADES ? [1, 2, 5] : [1]
+  const ticks = decades.flatMap((decade) => steps.map((step) => step * decade))
+  return { place, ticks: ticks.filter((tick) => tick >= 10 ** bottom && tick <= 10 ** top) }
 }

@@ -1,6 +1,7 @@
 /** The course of a run, made from its event log: what curves and timelines are drawn from. */
 import { z } from 'zod'
 import type { LoggedEvent } from './event-log.ts'
+import { throughputSchema } from './throughput.ts'
 import { roundViewSchema } from './view.ts'
 
 export const historyStepSchema = z.object({
@@ -11,6 +12,7 @@ export const historyStepSchema = z.object({
   tokens: z.number(),
   tokensPerSecond: z.number(),
   consensusDistance: z.number().nullable(),
+  throughput: throughputSchema.optional(),
   ...roundViewSchema.pick({
     outcome: true,
     partners: true,
@@ -50,10 +52,11 @@ export async function historyOf(
   for await (const { number, timeMs, event } of events) {
     newest = number
     if (event.type === 'outer_step') {
-      const { outerStep, loss, tokens, tokensPerSecond, consensusDistance } = event
+      const { outerStep, loss, tokens, tokensPerSecond, consensusDistance, throughput } = event
       const { outcome, partners, durationMs, bytesSent, bytesReceived } = event.round
       const round = { outcome, partners, durationMs, bytesSent, bytesReceived }
-      const done = { outerStep, timeMs, loss, tokens, tokensPerSecond, consensusDistance }
+      const speed = { tokensPerSecond, throughput }
+      const done = { outerStep, timeMs, loss, tokens, consensusDistance, ...speed }
       steps.set(outerStep, { ...done, ...round })
     }
     if (event.type === 'validation') {

@@ -21,6 +21,7 @@ import {
   startFromOuter,
   type ReadyRun,
 } from './run-context.ts'
+import { throughputOf } from './throughput.ts'
 import type { RoundView } from './view.ts'
 
 /** Share of the time that a round beside training may take in which the group is waited for. */
@@ -193,6 +194,7 @@ function noteRound(
     tokens: progress.tokens,
     tokensPerSecond: progress.tokensPerSecond,
     consensusDistance: progress.consensusDistance,
+    throughput: throughputOf(progress.tokensPerSecond, run.membership.others()),
     round,
   })
 }

@@ -1,6 +1,7 @@
 /** What a run looks like from outside: plain data for the API, the CLI and the dashboard. */
 import { z } from 'zod'
 import { PEER_STATUSES } from '../state/record.ts'
+import { throughputSchema } from './throughput.ts'
 
 export const RUN_STATUSES = [
   'fetching', // manifest, weights or data are on their way
@@ -129,6 +130,8 @@ export const runEventSchema = z.discriminatedUnion('type', [
     tokens: z.number(),
     tokensPerSecond: z.number(),
     consensusDistance: nullableNumber,
+    /** Not in logs of earlier versions. */
+    throughput: throughputSchema.optional(),
     round: roundViewSchema,
   }),
   z.object({

@@ -127,10 +127,13 @@ describe.skipIf(chromium === undefined)('the dashboard', () => {
     expect(await page.evaluate(`document.querySelectorAll('#members tbody tr').length`)).toBe(PEERS)
     for (const chart of ['loss', 'distance', 'throughput', 'bytes']) {
       const points = await page.evaluate(
-        `document.querySelector('#chart-${chart} .curve').getAttribute('points').split(' ').length`,
+        `document.querySelector('#chart-${chart} .curve.series-0').getAttribute('points').split(' ').length`,
       )
       expect({ chart, points: Number(points) > 15 }).toEqual({ chart, points: true })
     }
+    const others = `document.querySelectorAll('#chart-throughput .series-group:not(.key)').length`
+    expect(await page.evaluate(others)).toBe(PEERS - 1)
+    expect(await contentOf('#chart-throughput .chart-legend')).toBe('this nodetogetherother peers')
     expect(await page.evaluate(`document.querySelectorAll('#timeline .presence').length`)).toBe(
       PEERS,
     )
@@ -181,6 +184,7 @@ describe.skipIf(chromium === undefined)('the dashboard', () => {
     const pictures = named('image').join('\n')
     expect(pictures).toMatch(/Swarm of 5 members; this node has \d direct and 0 relayed links/)
     expect(pictures).toMatch(/Loss, nats per token: training [\d.]+ at outer step 30, validation/)
+    expect(pictures).toMatch(/Tokens per second: this node .*, together .*, other peers .* to /)
     expect(pictures).toMatch(/Membership over the last .*: 5 peers seen, 5 here now/)
     expect(named('heading')).toEqual(
       expect.arrayContaining(['Shoal', 'Runs', 'moby dick', 'Swarm', 'Checkpoints', 'Board']),
@@ -194,6 +198,28 @@ describe.skipIf(chromium === undefined)('the dashboard', () => {
     await page.press('ArrowRight')
     await page.press('ArrowRight')
     expect(await contentOf('#chart-loss output')).toMatch(/^step 2: training \d\.\d/)
+    const live = `document.querySelector('#chart-loss output').getAttribute('aria-live')`
+    expect(await page.evaluate(live)).toBe('polite')
+    const place = `document.querySelector('#chart-loss svg').getBoundingClientRect().toJSON()`
+    const { x, y } = z.object({ x: z.number(), y: z.number() }).parse(await page.evaluate(place))
+    const over = { type: 'mouseMoved', x: x + 200, y: y + 100 }
+    await page.call('Input.dispatchMouseEvent', over)
+    // A pointer passes over many values, and nobody needs to hear them all.
+    await page.until(`${live} === 'off'`)
+    expect(await contentOf('#chart-loss output')).toMatch(/^step \d+: /)
+  })
+
+  test('leaves in place what it shows, when it shows it again', async () => {
+    await page.evaluate(
+      `window.cells = [...document.querySelectorAll('#members tbody th, #links tbody th')]`,
+    )
+    expect(await page.evaluate('cells.length')).toBe(2 * PEERS - 1)
+    const uptime = `document.querySelector('#node-facts').textContent`
+    const before = JSON.stringify(await page.evaluate(uptime))
+    await page.until(`${uptime} !== ${before}`)
+    const after = JSON.stringify(await page.evaluate(uptime))
+    await page.until(`${uptime} !== ${after}`)
+    expect(await page.evaluate('cells.every((cell) => cell.isConnected)')).toBe(true)
   })
 
   test('creates, pauses and leaves a run with keys only', async () => {
@@ -213,6 +239,11 @@ describe.skipIf(chromium === undefined)('the dashboard', () => {
     await page.press('Enter')
     await page.until(`document.querySelector('#run-name').textContent === 'my-run'`)
     await page.until(`document.querySelector('#run-status').textContent === 'training'`)
+    const address = await page.evaluate('location.href')
+    await page.evaluate(`document.querySelector('.skip').focus()`)
+    await page.press('Enter')
+    expect(await page.evaluate('document.activeElement.id')).toBe('main')
+    expect(await page.evaluate('location.href')).toBe(address)
     await tabTo('#pause')
     await page.press('Enter')
     await page.until(`document.querySelector('#run-status').textContent === 'paused'`)

@@ -44,7 +44,18 @@ describe('scales', () => {
     expect(logScale([1, 2], [0, 1])).toBeUndefined()
     expect(logScale([0, 100], [0, 1])).toBeUndefined()
     const scale = logScale([0.002, 0.05], [100, 0])
-    expect(scale?.ticks).toEqual([0.001, 0.01, 0.1])
-    expect([0.001, 0.01, 0.1].map((each) => scale?.place(each))).toEqual([100, 50, 0])
+    expect(scale?.ticks.map((tick) => tick.toPrecision(1))).toEqual([
+      '0.002',
+      '0.005',
+      '0.01',
+      '0.02',
+      '0.05',
+    ])
+    const [low = 0, middle = 0, high = 0] = [0.002, 0.01, 0.05].map((each) => scale?.place(each))
+    expect(low).toBeCloseTo(100 - 100 / 22)
+    expect(middle).toBeCloseTo(50)
+    expect(high).toBeCloseTo(100 / 22)
+    const wide = logScale([0.002, 50], [100, 0])
+    expect(wide?.ticks).toEqual([0.01, 0.1, 1, 10])
   })
 })

@@ -49,6 +49,27 @@ async function introduce(run: Seeker, peer: string, signal: AbortSignal): Promis
   }
 }
 
+/**
+ * Leaves a member whose connection has ended out of rounds until it is back, which is tried at once: most often its
+ * process is gone, and all who were connected to it know that before the next groups are made. Returns the function
+ * that stops it.
+ */
+export function watchConnections(run: RunContext, signal: AbortSignal): () => Promise<void> {
+  const meetings = new Set<Promise<void>>()
+  const forgetLoss = run.network.onDisconnect((peer) => {
+    if (!run.membership.others().some((member) => member.peer === peer)) return
+    run.membership.doubt(peer)
+    const meeting = introduce(run, peer, signal).finally(() => meetings.delete(meeting))
+    meetings.add(meeting)
+  })
+  const forgetReturn = run.network.onConnect((peer) => run.membership.trust(peer))
+  return async () => {
+    forgetLoss()
+    forgetReturn()
+    await Promise.all(meetings)
+  }
+}
+
 /** Emits `member` events for every change of the membership; returns the function that stops it. */
 export function watchMembers(run: RunContext): () => void {
   let known = new Set<string>()

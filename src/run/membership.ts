@@ -38,8 +38,9 @@ export interface Membership {
   noteInStep(outerStep: number, ownTokens: number, peers?: readonly string[]): void
   /** This peer's work since it was last in step with `members`. */
   workSince(members: readonly Member[], ownTokens: number): WorkApart
-  /** Leaves `peer` out until its record changes. */
+  /** Leaves `peer` out until its record changes, or it is trusted again. */
   doubt(peer: string): void
+  trust(peer: string): void
 }
 
 export interface WorkApart {
@@ -136,6 +137,7 @@ export function createMembership(
       doubted.set(peer, progressMark(member))
       forgetFirst(doubted, LIMITS.runPeers)
     },
+    trust: (peer) => void doubted.delete(peer),
   }
 }
 

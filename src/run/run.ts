@@ -11,7 +11,7 @@ import type { Manifest } from './manifest.ts'
 import { handOver } from './hand-over.ts'
 import { createHashVotes } from './hash-votes.ts'
 import { createMembership } from './membership.ts'
-import { discoverMembers, watchMembers } from './members-discovery.ts'
+import { discoverMembers, watchConnections, watchMembers } from './members-discovery.ts'
 import { modelSchema } from './model-schema.ts'
 import {
   createOutsideTrainer,
@@ -78,6 +78,7 @@ export async function openRun(
   const ending = new AbortController()
   const { signal } = ending
   const unwatch = watchMembers(run)
+  const unwatchConnections = watchConnections(run, signal)
   const sources = (): string[] => [
     ...new Set([...options.sources, ...run.membership.others().map(({ peer }) => peer)]),
   ]
@@ -87,7 +88,7 @@ export async function openRun(
   const end = async (): Promise<void> => {
     ending.abort(new ShoalError('aborted', 'the run was stopped on this node'))
     unwatch()
-    await Promise.allSettled([life, discovery])
+    await Promise.allSettled([life, discovery, unwatchConnections()])
     await run.commit.catch(() => {})
     await run.trainer?.close()
     run.outside?.end(new ShoalError('aborted', 'the run was stopped on this node'))

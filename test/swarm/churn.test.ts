@@ -1,6 +1,8 @@
 import { describe, expect, test } from 'vitest'
 import type { ShoalNode } from '../../src/node.ts'
-import type { RoundView } from '../../src/run/view.ts'
+import { createEngine } from '../../node/engine/engine.ts'
+import type { RoundView, RunView } from '../../src/run/view.ts'
+import { createSlowEngine } from './slow-engine.ts'
 import { createSwarm, isFinished, memoryStores, realText, tinySpec, waitForRun } from './swarm.ts'
 
 const text = await realText()
@@ -15,6 +17,17 @@ function waitsFor(node: ShoalNode, gone: ShoalNode): RoundView[] {
     if (round.reasons.some((reason) => reason.startsWith(gone.peerId.slice(-8)))) rounds.push(round)
   })
   return rounds
+}
+
+/** The round that a node ends next. */
+function nextRound(node: ShoalNode): Promise<RoundView> {
+  return new Promise((resolve) => {
+    const forget = node.onEvent((event) => {
+      if (event.type !== 'outer_step') return
+      forget()
+      resolve(event.round)
+    })
+  })
 }
 
 /** Until all have the same newest checkpoint: peers that merged apart find together afterwards. */
@@ -51,6 +64,42 @@ describe('churn', () => {
       await agreedCheckpoint(survivors, id)
     } finally {
       await swarm.stop()
+    }
+  })
+
+  test('a peer that goes in the middle of an outer step is not waited for in its round', async () => {
+    const swarm = await createSwarm(0, 'known to be gone')
+    const engine = await createEngine({ backend: 'native', threads: 1 })
+    try {
+      // An outer step takes a second.
+      for (const index of [0, 1, 2, 3])
+        await swarm.add(index, memoryStores(), createSlowEngine(engine, 50))
+      const [first, ...others] = swarm.nodes
+      const victim = others.at(-1)
+      if (!first || !victim) throw new Error('four nodes')
+      const { id } = await first.createRun(
+        tinySpec({ outerSteps: 10_000, innerSteps: 20, limits: { ...patient, minPeers: 4 } }),
+        text,
+      )
+      for (const node of others) await node.joinRun(id)
+      const isAmid = ({ outerStep, innerStep }: RunView): boolean =>
+        outerStep >= 2 && innerStep >= 4 && innerStep <= 12
+      await waitForRun(victim, id, isAmid)
+      const survivors = swarm.nodes.filter((node) => node !== victim)
+      const waits = survivors.map((node) => waitsFor(node, victim))
+      const rounds = await Promise.all([...survivors.map((node) => nextRound(node)), victim.stop()])
+      // Three are left, who are one group.
+      const [firstRound] = rounds
+      expect(firstRound?.partners.toSorted()).toEqual(
+        others
+          .filter((node) => node !== victim)
+          .map(({ peerId }) => peerId)
+          .toSorted(),
+      )
+      expect(waits).toEqual([[], [], []])
+    } finally {
+      await swarm.stop()
+      await engine.close()
     }
   })
 

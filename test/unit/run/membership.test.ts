@@ -60,6 +60,14 @@ describe('those to average with', () => {
     expect(peers(membership.trainers(4))).toBe('ab')
   })
 
+  test('are also those who have come back', () => {
+    const { membership } = membershipOf({ a: at(4), b: at(4) })
+    membership.doubt('a')
+    membership.trust('a')
+    membership.trust('b')
+    expect(peers(membership.trainers(4))).toBe('ab')
+  })
+
   test('in a merge are also those doubted ones who wait for it', () => {
     const { membership, set } = membershipOf({ a: at(4), b: at(4) })
     membership.doubt('a')

@@ -27,6 +27,11 @@ export interface Daemon {
   readonly dataDir: string
   /** Runs a command against this daemon, in this process. */
   shoal(...argv: string[]): Promise<Outcome>
+  /** Starts a command as a process. */
+  started(...argv: string[]): {
+    outcome: Promise<Outcome>
+    kill: (signal: NodeJS.Signals) => void
+  }
   /** Runs a command and sends SIGINT at its first output. */
   interrupted(...argv: string[]): Promise<Outcome>
   /** Runs a command with `--json`, expects success, and returns what it printed. */
@@ -110,6 +115,10 @@ export function createWorkplace(wrapper: readonly string[] = []): Workplace {
         dataDir,
         shoal: own,
         ended: outcome,
+        started: (...words) => {
+          const command = start([...words, '--data-dir', dataDir])
+          return { outcome: command.outcome, kill: (signal) => void command.child.kill(signal) }
+        },
         interrupted: async (...words) => {
           const command = start([...words, '--data-dir', dataDir])
           for (const stream of [command.child.stdout, command.child.stderr]) {

@@ -1,11 +1,28 @@
-import { describe, expect, test } from 'vitest'
+import { noise } from '@libp2p/noise'
+import { peerIdFromString } from '@libp2p/peer-id'
+import { yamux } from '@libp2p/yamux'
+import { multiaddr } from '@multiformats/multiaddr'
+import { createLibp2p } from 'libp2p'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { ROUTES } from '../../../node/api/routes.ts'
 import { natProbe } from '../../../node/net/nat-probe.ts'
+import { nodeTransports } from '../../../node/net/transports.ts'
+import { silentLogger } from '../../../src/log.ts'
+import { createMetrics } from '../../../src/metrics.ts'
 import { adviceOn } from '../../../src/net/advice.ts'
+import { diagnose } from '../../../src/net/diagnosis.ts'
 import type { Diagnosis } from '../../../src/net/diagnosis.ts'
 import { createIdentity } from '../../../src/net/identity.ts'
+import { UNKNOWN_NAT } from '../../../src/net/nat.ts'
 import type { PortForwarding } from '../../../src/net/nat.ts'
-import type { Network } from '../../../src/net/network.ts'
+import type { Link, Network } from '../../../src/net/network.ts'
+import { createOffences } from '../../../src/net/offences.ts'
+import { createReachability } from '../../../src/net/reachability.ts'
+import { createRpcService } from '../../../src/net/rpc.ts'
+import { seededRandom } from '../../../src/random.ts'
 import { encodeCbor } from '../../../src/store/content.ts'
+import { createManualClock } from '../../manual-clock.ts'
+import { startSilentPeer } from '../../silent-peer.ts'
 import {
   startHidden,
   startReflector,
@@ -16,6 +33,21 @@ import { addressOf, startMemoryNetwork, startPair, until } from './memory-networ
 
 function ask(network: Network, peer?: string): Promise<Diagnosis> {
   return network.diagnose({ peer, signal: AbortSignal.timeout(30_000) })
+}
+
+const EMPTY_LINK: Link = {
+  peer: '',
+  address: '/ip4/127.0.0.1/tcp/1',
+  transport: 'tcp',
+  direct: true,
+  direction: 'inbound',
+  rttMs: null,
+  ageMs: 0,
+  bytesSent: 0,
+  bytesReceived: 0,
+  sentBytesPerSecond: 0,
+  receivedBytesPerSecond: 0,
+  history: [],
 }
 
 function of(diagnosis: Diagnosis, subject: string): Diagnosis['advice'][number] | undefined {
@@ -107,6 +139,72 @@ describe('a diagnosis', () => {
     expect(faults[0]).toBe(null)
     expect(faults.at(-1)).toContain('measured enough')
   })
+})
+
+test('a diagnosis beside a peer that never answers ends before the command gives it up', async () => {
+  const clock = createManualClock()
+  const [own, peer] = [await createIdentity(), await startSilentPeer()]
+  onTestFinished(() => peer.stop())
+  const libp2p = await createLibp2p({
+    privateKey: own.privateKey,
+    addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
+    transports: nodeTransports(),
+    connectionEncrypters: [noise()],
+    streamMuxers: [yamux()],
+    connectionMonitor: { enabled: false },
+  })
+  onTestFinished(() => libp2p.stop())
+  const [address = multiaddr('/memory/x')] = libp2p.getMultiaddrs()
+  await peer.dial(address.toString())
+  await until(() => libp2p.getConnections().length === 1)
+  const base = { clock, logger: silentLogger, metrics: createMetrics(), random: seededRandom('x') }
+  const offences = createOffences({ ...base, sendAway: () => {} })
+  const rpc = await createRpcService({
+    ...base,
+    libp2p,
+    offences,
+    connectionTo: async (id, signal) => await libp2p.dial(peerIdFromString(id), { signal }),
+  })
+  onTestFinished(() => rpc.stop())
+  const reachability = createReachability({
+    ...base,
+    libp2p,
+    rpc,
+    offences,
+    listenAddresses: () => libp2p.getMultiaddrs(),
+    onReached: () => {},
+    onLost: () => {},
+    onChange: () => {},
+    isPunched: () => false,
+    forwarding: () => undefined,
+  })
+  onTestFinished(() => reachability.stop())
+  reachability.ask(peer.peerId, { seen: address, from: multiaddr('/ip4/127.0.0.1/tcp/1') })
+  const link = { peer: peer.peerId, direct: true, transport: 'tcp', rttMs: 1 }
+  const told: Diagnosis[] = []
+  const startedMs = clock.now()
+  void diagnose(
+    {
+      rpc,
+      clock,
+      isPublic: false,
+      reflectorPorts: [],
+      reachability: () => 'unknown',
+      renewNat: async () => UNKNOWN_NAT,
+      forwarding: () => undefined,
+      relays: () => [],
+      links: () => [{ ...EMPTY_LINK, ...link }],
+      peers: () => [peer.peerId],
+      checkPorts: (signal) => reachability.check(signal),
+    },
+    undefined,
+    new AbortController().signal,
+  ).then((diagnosis) => told.push(diagnosis))
+  await until(() => peer.asked.includes('net/clock'))
+  while (told.length === 0) await clock.advance(100)
+  expect(clock.now() - startedMs).toBeLessThan(ROUTES.diagnose.deadlineMs)
+  expect(told[0]).toMatchObject({ clock: null, bandwidth: null, ports: [{ isReached: null }] })
+  expect(told[0]?.bandwidthFault).toContain('took longer than')
 })
 
 describe('advice', () => {

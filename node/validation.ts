@@ -32,7 +32,8 @@ function lineOf(issue: z.core.$ZodIssue | undefined, schema: z.ZodType, value: u
       ? `unknown key '${full}', known are ${known.join(', ')}`
       : `unknown key '${full}', did you mean '${guess}'?`
   }
-  const missing = issue.code === 'invalid_type' && valueAt(value, issue.path) === undefined
+  const isKind = issue.code === 'invalid_type' || issue.code === 'invalid_union'
+  const missing = isKind && valueAt(value, issue.path) === undefined
   if (missing) return `'${path}' is missing`
   const message = issue.message.replace(/^Invalid input: /, '').replaceAll(/\s*\n\s*/g, ' ')
   if (message.startsWith('is missing')) return `'${path}' ${message}`

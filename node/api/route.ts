@@ -89,4 +89,6 @@ export const listed = z
 export const none = z.strictObject({})
 export const oneRun = z.strictObject({ run: z.string().min(1).max(128) })
 export const absolutePath = z.string().min(1).max(4096)
-export const peerId = z.string().min(1).max(128)
+export const peerId = z
+  .string()
+  .regex(/^[1-9A-HJ-NP-Za-km-z]{46,64}$/, 'is no peer id such as 12D3KooW… (`shoal peers`)')

@@ -4,7 +4,8 @@
  * Contract. `service/call` takes a service's name and a request of at most `LIMITS.blobBytes` and answers with the
  * first piece of the reply, and whether there is more. More is pulled by the caller, piece by piece, with
  * `service/next`: the reply is produced as fast as it is read and no faster. One that nobody has read on for
- * `DEADLINES.serviceIdleMs` makes room for others. Calls are not repeated: a service may not be idempotent.
+ * `DEADLINES.serviceIdleMs` is dropped, and its producer told to end. Calls are not repeated: a service may not be
+ * idempotent.
  */
 import { z } from 'zod'
 import type { Clock } from '../clock.ts'
@@ -137,12 +138,22 @@ interface Stream {
 
 function createReplies(clock: Clock): Replies {
   const streams = new Map<number, Stream>()
+  const closing = new AbortController()
   let started = 0
 
   function drop(id: number, { pieces }: Stream): void {
     streams.delete(id)
     // What a producer does when it is told to end is nobody's business any more.
     pieces.return?.().catch(() => {})
+  }
+
+  /** Drops a stream that is not read on: its caller may have gone without a word. */
+  async function watch(id: number, stream: Stream): Promise<void> {
+    while (streams.get(id) === stream) {
+      const idleMs = stream.isBusy ? 0 : clock.now() - stream.usedMs
+      if (idleMs >= DEADLINES.serviceIdleMs) return drop(id, stream)
+      await clock.sleep(DEADLINES.serviceIdleMs - idleMs, closing.signal)
+    }
   }
 
   /** The next piece; the stream is forgotten at its end or its fault. */
@@ -166,17 +177,16 @@ function createReplies(clock: Clock): Replies {
       if (reply instanceof Uint8Array && reply.length <= LIMITS.blobBytes) {
         return { piece: reply, stream: null }
       }
-      for (const [id, stream] of streams) {
-        const isIdle = !stream.isBusy && clock.now() - stream.usedMs > DEADLINES.serviceIdleMs
-        if (isIdle) drop(id, stream)
-      }
       if (streams.size >= LIMITS.serviceStreams) {
         throw new ShoalError('limit_exceeded', `${streams.size} replies are being read already`)
       }
       const stream = { peer, index: 0, pieces: inPieces(reply), usedMs: 0, isBusy: true }
       const id = started++
       streams.set(id, stream)
-      return advance(id, stream)
+      const first = await advance(id, stream)
+      // Ends with the stream, or when this is closed.
+      if (first.stream !== null) watch(id, stream).catch(() => {})
+      return first
     },
     async next(peer, id, index) {
       const stream = streams.get(id)
@@ -186,6 +196,7 @@ function createReplies(clock: Clock): Replies {
       return advance(id, stream)
     },
     close() {
+      closing.abort(new ShoalError('aborted', 'the node is stopping'))
       for (const [id, stream] of streams) drop(id, stream)
     },
   }

@@ -57,8 +57,8 @@ export interface Average {
 /** Averages of tensors beside any run, among the peers that give to a group of one name. */
 export interface AveragingGroups {
   /**
-   * Throws `timeout` when too few peers came, `conflict` for a round that is past or under way, `limit_exceeded` for
-   * too many groups or elements.
+   * Throws `timeout` when too few peers came, `conflict` for a round that is past or under way, `schema_mismatch` for
+   * a repeated one with other tensors, `limit_exceeded` for too many groups or elements.
    */
   average(input: AverageInput, signal: AbortSignal): Promise<Average>
   close(): Promise<void>
@@ -89,6 +89,8 @@ interface Group {
   round: number
   /** Under way, or the newest result. */
   result: Promise<Average> | undefined
+  /** Of the tensors of `result`. */
+  schemaHash: string
   isBusy: boolean
   usedMs: number
 }
@@ -142,6 +144,7 @@ export function createAveragingGroups(deps: AveragingDependencies): AveragingGro
       }
       const group = await (groups.get(input.group) ?? enter(input.group))
       if (input.round === group.round && group.result !== undefined) {
+        if (input.schemaHash !== group.schemaHash) throw otherTensors(input)
         return raceSignal(group.result, signal)
       }
       if (group.isBusy || input.round < group.round) {
@@ -177,6 +180,7 @@ async function openGroup(name: string, deps: AveragingDependencies): Promise<Gro
     discovery: discoverMembers(seeker, cid, signal),
     round: -1,
     result: undefined,
+    schemaHash: '',
     isBusy: false,
     usedMs: clock.now(),
   }
@@ -197,6 +201,7 @@ async function beginRound(
   group.isBusy = true
   const result = averageRound(group, input, deps, AbortSignal.any([signal, group.ending.signal]))
   group.result = result
+  group.schemaHash = input.schemaHash
   try {
     return await result
   } catch (thrown) {
@@ -251,7 +256,7 @@ async function averageRound(
   const { contributions } = result
   const peers = contributions.map(({ peer }) => peer)
   const minPeers = Math.min(input.minPeers, groupSize)
-  if (peers.length < minPeers) throw tooFew({ ...input, minPeers }, peers.length)
+  if (peers.length < minPeers) throw tooFew({ ...input, minPeers }, peers.length, result.reasons)
   return { parameters: await meanOf(contributions, parameters.length, clock), peers }
 }
 
@@ -282,14 +287,24 @@ async function membersOfRound(
   return given()
 }
 
+/** `reasons`: why others that gave are not among the peers, as when their tensors are others. */
 function tooFew(
   { round, minPeers, group }: Pick<AverageInput, 'round' | 'minPeers' | 'group'>,
   peers: number,
+  reasons: readonly string[] = [],
 ): ShoalError {
+  const why = reasons.length === 0 ? 'try again' : reasons.join('; ')
   return new ShoalError(
     'timeout',
-    `${peers} of ${minPeers} peers gave to round ${round} of group ${group} in time: try again`,
+    `${peers} of ${minPeers} peers gave to round ${round} of group ${group} in time: ${why}`,
     { details: { peers } },
+  )
+}
+
+function otherTensors({ round, group }: Pick<AverageInput, 'round' | 'group'>): ShoalError {
+  return new ShoalError(
+    'schema_mismatch',
+    `round ${round} of group ${group} was given tensors of other names or shapes: give to a later one`,
   )
 }
 

@@ -15,28 +15,30 @@ const signal = new AbortController().signal
 let names = 0
 const freshGroup = (): string => `group-${names++}`
 
-/** Each node gives its row, after `delayMs` of its own. */
-function giveAll(
-  rows: readonly number[][],
-  input: Partial<AverageInput> & Pick<AverageInput, 'group'>,
-): Promise<Average>[] {
-  return rows.map((row, index) => {
-    const node = nodes[index]
-    if (node === undefined) throw new Error('more rows than nodes')
-    return node.averaging.average(
-      {
-        round: 0,
-        schemaHash: 'a'.repeat(64),
-        parameters: Float32Array.from(row),
-        weight: 1,
-        minPeers: rows.length,
-        waitMs: 20_000,
-        codec: 'fp32',
-        ...input,
-      },
-      signal,
-    )
-  })
+type Given = Partial<AverageInput> & Pick<AverageInput, 'group'>
+
+/** One node gives a row. */
+function give(index: number, row: readonly number[], input: Given): Promise<Average> {
+  const node = nodes[index]
+  if (node === undefined) throw new Error('more rows than nodes')
+  return node.averaging.average(
+    {
+      round: 0,
+      schemaHash: 'a'.repeat(64),
+      parameters: Float32Array.from(row),
+      weight: 1,
+      minPeers: 2,
+      waitMs: 20_000,
+      codec: 'fp32',
+      ...input,
+    },
+    signal,
+  )
+}
+
+/** Each node gives its row. */
+function giveAll(rows: readonly number[][], input: Given): Promise<Average>[] {
+  return rows.map((row, index) => give(index, row, { minPeers: rows.length, ...input }))
 }
 
 describe('an averaging group', () => {
@@ -104,6 +106,8 @@ describe('an averaging group', () => {
     const [first] = await Promise.all(giveAll([[2], [4]], { group, round: 3 }))
     const [again] = giveAll([[100]], { group, round: 3 })
     expect(await again).toEqual(first)
+    const [other] = giveAll([[1, 2]], { group, round: 3, schemaHash: 'b'.repeat(64) })
+    await expect(other).rejects.toMatchObject({ code: 'schema_mismatch' })
     const [older] = giveAll([[1]], { group, round: 2 })
     await expect(older).rejects.toMatchObject({ code: 'conflict', details: { round: 3 } })
   })
@@ -134,6 +138,14 @@ describe('an averaging group', () => {
     )
     expect([...((await odd[0])?.parameters ?? [])]).toEqual([1.5])
     expect([...((await other)?.parameters ?? [])]).toEqual([50])
+  })
+
+  test('says who brought tensors of another layout, where they were needed', async () => {
+    const group = freshGroup()
+    const other = give(1, [1, 2], { group, schemaHash: 'b'.repeat(64) })
+    const refused = { code: 'timeout', message: expect.stringMatching(/ in time: .*: schema \(/) }
+    const outcomes = await Promise.allSettled([give(0, [1], { group }), other])
+    for (const outcome of outcomes) expect(outcome).toMatchObject({ reason: refused })
   })
 
   test('sends int8 where that is enough', async () => {

@@ -1,11 +1,12 @@
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { systemClock } from '../../../src/clock.ts'
+import { systemClock, type Clock } from '../../../src/clock.ts'
 import { ShoalError } from '../../../src/errors.ts'
-import { LIMITS } from '../../../src/limits.ts'
+import { DEADLINES, LIMITS } from '../../../src/limits.ts'
 import type { Network } from '../../../src/net/network.ts'
 import { createServices } from '../../../src/net/services.ts'
 import type { Services } from '../../../src/net/services.ts'
 import { encodeCbor } from '../../../src/store/content.ts'
+import { createManualClock } from '../../manual-clock.ts'
 import { startPair } from './memory-network.ts'
 
 interface Pair {
@@ -15,10 +16,10 @@ interface Pair {
   serving: Services
 }
 
-async function startServices(): Promise<Pair> {
+async function startServices(clock: Clock = systemClock): Promise<Pair> {
   const [client, server] = await startPair()
   const calling = createServices({ rpc: client.rpc, clock: systemClock })
-  const serving = createServices({ rpc: server.rpc, clock: systemClock })
+  const serving = createServices({ rpc: server.rpc, clock })
   onTestFinished(() => {
     calling.close()
     serving.close()
@@ -133,6 +134,32 @@ describe('a caller that does not keep the rules', () => {
       await expect(ask(pair, 'service/next', message)).rejects.toMatchObject({ code: 'not_found' })
     }
     await ask(pair, 'service/next', { stream: 0, index: 2 })
+  })
+
+  test('and reads a reply no further: its producer is told, and there is room again', async () => {
+    const clock = createManualClock()
+    const pair = await startServices(clock)
+    let ended = 0
+    pair.serving.serve('endless', async () =>
+      (async function* () {
+        try {
+          for (;;) yield bytes('more')
+        } finally {
+          ended++
+        }
+      })(),
+    )
+    const message = { service: 'endless', request: bytes('') }
+    await ask(pair, 'service/call', message)
+    await ask(pair, 'service/call', message)
+    await clock.advance(DEADLINES.serviceIdleMs - 1)
+    await ask(pair, 'service/next', { stream: 1, index: 1 })
+    await clock.advance(1)
+    expect(ended).toBe(1)
+    const dropped = ask(pair, 'service/next', { stream: 0, index: 1 })
+    await expect(dropped).rejects.toMatchObject({ code: 'not_found' })
+    await clock.advance(DEADLINES.serviceIdleMs)
+    expect(ended).toBe(2)
   })
 
   test('sends nonsense in vain', async () => {

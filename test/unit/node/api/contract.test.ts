@@ -10,6 +10,7 @@ import { COMMANDS } from '../../../../node/cli/program.ts'
 import { systemClock } from '../../../../src/clock.ts'
 import { createSwarm } from '../../../swarm/swarm.ts'
 
+const PEER = '12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf'
 const routes: [string, Route][] = Object.entries(ROUTES)
 const operationSchema = z.object({
   operationId: z.string(),
@@ -69,7 +70,8 @@ describe.each(routes)('%s', (id, route) => {
     expect(Object.keys(route.input.shape)).toEqual(expect.arrayContaining(named))
     if (sourceOf(route) === 'json') return
     for (const [field, schema] of Object.entries(route.input.shape)) {
-      const text = ['1', 'true', 'x', 'fp32'].some((value) => z.safeParse(schema, value).success)
+      const texts = ['1', 'true', 'x', 'fp32', PEER]
+      const text = texts.some((value) => z.safeParse(schema, value).success)
       expect({ field, text }).toEqual({ field, text: true })
     }
   })

@@ -226,6 +226,20 @@ describe('what the outside may not do', () => {
     })
   })
 
+  test('leave out a header, or name what is no peer, without being told', async () => {
+    const octets = { ...bearer, 'content-type': 'application/octet-stream' }
+    const noRound = await send({ method: 'POST', path: '/v1/average/g', headers: octets })
+    expect(noRound.body).toMatchObject({
+      code: 'body_invalid',
+      detail: "POST /v1/average/{group}: 'round' is missing",
+    })
+    const noPeer = await send({ method: 'POST', path: '/v1/peers/zzz/call/x', headers: octets })
+    expect(noPeer.body).toMatchObject({
+      code: 'body_invalid',
+      detail: expect.stringContaining("'peer': is no peer id such as 12D3KooW"),
+    })
+  })
+
   test('rename in the body what the path names', async () => {
     const answer = await send({
       method: 'POST',

@@ -19,7 +19,7 @@ import type { InnerStepsProgress, InnerStepsResult, TrainerSpec } from '../../sr
 import { addScaled, norm } from '../../src/tensor/vector.ts'
 import { createBatch, type Batch } from './batch.ts'
 import type { Target } from './messages.ts'
-import { decodeOptimizerState, encodeOptimizerState } from './optimizer-state.ts'
+import { decodeOptimizerState, encodeOptimizerState } from '../../src/optim/optimizer-state.ts'
 import { vectorBindings, type Program, type Runtime } from './runtime.ts'
 
 export interface TrainingSession {

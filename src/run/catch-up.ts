@@ -14,11 +14,16 @@ import type { Member } from '../state/shared-state.ts'
 import { encodeCbor, parseCid } from '../store/content.ts'
 import { parseMessage } from '../store/message.ts'
 import { isFiniteVector } from '../tensor/vector.ts'
-import { fetchCheckpoint, vectorHash, type Checkpoint } from './checkpoint.ts'
+import {
+  fetchCheckpoint,
+  vectorHash,
+  type Checkpoint,
+  type CheckpointFetchOptions,
+} from './checkpoint.ts'
 import type { KeptCheckpoint } from './run-store.ts'
 import type { RunContext } from './run-context.ts'
 import { LEASE_RENEWAL_MS } from './snapshot-leases.ts'
-import { loadVector } from './vector-blobs.ts'
+import { loadBytes, loadVector } from './vector-blobs.ts'
 
 const snapshotReplySchema = z.strictObject({
   cid: z.string().max(128),
@@ -36,6 +41,8 @@ export interface CaughtUp {
   parameters: Float32Array
   /** Null where each peer has its own. */
   momentum: Float32Array | null
+  /** For the inner optimizer of a newcomer: unverified; empty when there is none, or it was not asked for. */
+  optimizer: Uint8Array
 }
 
 /** Members that have something to give: those that stay, most advanced first, then those that are leaving. */
@@ -53,12 +60,14 @@ function isLeaving({ record }: Member): boolean {
 
 /**
  * Fetches the state of `candidates`: a checkpoint that several of them hold, or else a snapshot of one after the other.
- * Throws `blob_unavailable` when none of them could give it.
+ * `withOptimizer`: also what the
+ * inner optimizer of a newcomer begins with. Throws `blob_unavailable` when none of them could give it.
  */
 export async function catchUp(
   run: RunContext,
   candidates: readonly Member[],
   signal: AbortSignal,
+  withOptimizer = false,
 ): Promise<CaughtUp> {
   const reasons: string[] = []
   const releases: (() => Promise<void>)[] = []
@@ -66,11 +75,11 @@ export async function catchUp(
   const attempts = [
     ...sharedCheckpoints(run, candidates).map(({ name, sources, cid, outerStep }) => ({
       name,
-      fetch: () => fetchState(run, { cid, outerStep }, sources, { signal, keep }),
+      fetch: () => fetchState(run, { cid, outerStep }, sources, { signal, keep, withOptimizer }),
     })),
     ...candidates.slice(0, DONORS_ASKED).map(({ peer }) => ({
       name: peer.slice(-8),
-      fetch: () => fetchFrom(run, peer, { signal, keep }),
+      fetch: () => fetchFrom(run, peer, { signal, keep, withOptimizer }),
     })),
   ]
   try {
@@ -113,10 +122,7 @@ function sharedCheckpoints(
   return []
 }
 
-interface FetchOptions {
-  signal: AbortSignal
-  keep: (cids: string[]) => void
-}
+type FetchOptions = Required<CheckpointFetchOptions>
 
 /** A snapshot of one donor, which keeps it as long as it is fetched; others who fetch it too help. */
 async function fetchFrom(run: RunContext, donor: string, options: FetchOptions): Promise<CaughtUp> {
@@ -185,5 +191,9 @@ async function fetchState(
     checkpoint.momentum === null ? null : await loadVector(checkpoint.momentum, elements, blobs)
   if (!isFiniteVector(parameters) || (momentum !== null && !isFiniteVector(momentum)))
     throw new ShoalError('message_invalid', 'the snapshot holds numbers that are not finite')
-  return { checkpoint, parameters, momentum }
+  const optimizer =
+    checkpoint.optimizer === undefined
+      ? new Uint8Array()
+      : await loadBytes(checkpoint.optimizer, blobs)
+  return { checkpoint, parameters, momentum, optimizer }
 }

@@ -9,6 +9,7 @@ import { z } from 'zod'
 import { ShoalError } from '../errors.ts'
 import { hashOf } from '../random.ts'
 import { LIMITS } from '../limits.ts'
+import { compactBytes } from '../optim/optimizer-state.ts'
 import type { BlobExchange } from '../net/blobs.ts'
 import type { BlobSources } from '../net/transfer.ts'
 import type { BlobStore } from '../store/blob-store.ts'
@@ -26,6 +27,8 @@ export const checkpointSchema = z.strictObject({
   parameters: chunkedSchema,
   /** Outer momentum, where all peers share it (`diloco`). */
   momentum: chunkedSchema.nullable(),
+  /** Of a snapshot: how large its giver's gradients are, for the inner optimizer of a newcomer. */
+  optimizer: chunkedSchema.optional(),
   /** Product of the final merge. */
   final: z.boolean(),
 })
@@ -49,23 +52,39 @@ export async function loadCheckpoint(cid: CID, blobs: BlobStore): Promise<Checkp
   return decodeCheckpoint(bytes)
 }
 
-export function checkpointChunks({ parameters, momentum }: Checkpoint): string[] {
-  return [...parameters.chunks, ...(momentum?.chunks ?? [])]
+export function checkpointChunks({ parameters, momentum, optimizer }: Checkpoint): string[] {
+  return [parameters, momentum, optimizer].flatMap((stored) => stored?.chunks ?? [])
+}
+
+/** Whether a peer's claim about a newcomer's optimizer state can be true. */
+function isCompactState({ bytes, chunks }: Chunked, elements: number): boolean {
+  const expected = compactBytes(elements)
+  return bytes === expected && chunks.length === Math.ceil(expected / LIMITS.blobBytes)
+}
+
+export interface CheckpointFetchOptions {
+  signal: AbortSignal
+  /** Told what is about to be fetched, so that nothing of it is deleted meanwhile. */
+  keep?: (cids: string[]) => void
+  /** Whether to fetch what only a newcomer needs; otherwise it is left out. */
+  withOptimizer?: boolean
 }
 
 /**
  * Fetches a checkpoint of `run` by CID, verifies that it fits the model, and brings all its chunks into the store.
- * `keep` is told what is about to be fetched, so that nothing of it is deleted meanwhile. Throws `schema_mismatch` or `message_invalid` when it is not what it should be, `blob_unavailable` when no source helps.
+ * Throws `schema_mismatch` or `message_invalid` when it is not what it should be, `blob_unavailable` when no source
+ * helps.
  */
 export async function fetchCheckpoint(
   cid: CID,
   expected: { run: string; schemaHash: string; elements: number },
   sources: BlobSources,
   exchange: BlobExchange,
-  { signal, keep = () => {} }: { signal: AbortSignal; keep?: (cids: string[]) => void },
+  { signal, keep = () => {}, withOptimizer = false }: CheckpointFetchOptions,
 ): Promise<Checkpoint> {
   keep([cid.toString()])
-  const checkpoint = decodeCheckpoint(await exchange.fetch(cid, sources, { signal }))
+  const { optimizer, ...rest } = decodeCheckpoint(await exchange.fetch(cid, sources, { signal }))
+  const checkpoint: Checkpoint = withOptimizer && optimizer ? { ...rest, optimizer } : rest
   if (checkpoint.run !== expected.run)
     throw new ShoalError('message_invalid', 'the checkpoint is of another run')
   if (checkpoint.schemaHash !== expected.schemaHash) {
@@ -78,7 +97,9 @@ export async function fetchCheckpoint(
     checkpoint.parameters,
     ...(checkpoint.momentum === null ? [] : [checkpoint.momentum]),
   ]
-  if (!vectors.every((vector) => isVectorOf(vector, expected.elements))) {
+  const isOptimizer =
+    checkpoint.optimizer === undefined || isCompactState(checkpoint.optimizer, expected.elements)
+  if (!isOptimizer || !vectors.every((vector) => isVectorOf(vector, expected.elements))) {
     throw new ShoalError('message_invalid', 'the checkpoint has the wrong size for its model')
   }
   const chunks = checkpointChunks(checkpoint)

@@ -38,7 +38,7 @@ export async function prepareRun(
   run.local = local && { ...NO_WORK, ...run.committed?.ahead, parameters: local }
   const trainer = await openTrainer(run, spec, local ?? outer.parameters)
   try {
-    if (optimizer.length > 0) await trainer.importOptimizer(optimizer)
+    if (optimizer.length > 0) await takeOptimizer(run, trainer, optimizer)
     if (run.progress.lossStart === null && trainer.evaluate !== undefined) {
       const { parameters } = outer
       const { loss } = await trainer.evaluate({ parameters, batches: VALIDATION_BATCHES, signal })
@@ -50,6 +50,21 @@ export async function prepareRun(
     throw thrown
   }
   return Object.assign(run, { trainer, outer })
+}
+
+/** What a donor gave may be of no use: then the optimizer begins cold. */
+async function takeOptimizer(
+  run: RunContext,
+  trainer: RunTrainer,
+  optimizer: Uint8Array,
+): Promise<void> {
+  try {
+    await trainer.importOptimizer(optimizer)
+  } catch (thrown) {
+    const isOwn = run.committed !== undefined
+    if (isOwn || asFault(thrown).code !== 'state_corrupt') throw thrown
+    run.logger.warn('optimizer_refused', { run: run.id, reason: messageOf(thrown) })
+  }
 }
 
 /** What the embedded engine needs; undefined for a model or a text that only an outside trainer has. */
@@ -186,10 +201,13 @@ async function startingVectors(
   if (loaded !== undefined) return loaded
   const givers = donors(run)
   if (givers.length > 0) {
-    const caughtUp = await catchUp(run, givers, signal)
+    // A robust peer takes nothing over that it cannot test.
+    const withOptimizer = run.outside === undefined && run.defence === undefined
+    const caughtUp = await catchUp(run, givers, signal, withOptimizer)
+    const { optimizer } = caughtUp
     run.progress.outerStep = startingStep(run, caughtUp.checkpoint.outerStep)
     const vectors = fresh(run, caughtUp.parameters)
-    return { ...vectors, momentum: caughtUp.momentum ?? vectors.momentum }
+    return { ...vectors, momentum: caughtUp.momentum ?? vectors.momentum, optimizer }
   }
   if (stored !== undefined || damage !== undefined) throw damagedState()
   const { initial } = run.manifest

@@ -5,11 +5,16 @@
  * it again. So a joiner may take many outer steps to fetch it, and joiners that come together fetch the same one and
  * can help each other.
  */
+import { concatBytes } from '@noble/hashes/utils.js'
+import { messageOf } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
-import { encodeCheckpoint } from './checkpoint.ts'
+import { compactState } from '../optim/optimizer-state.ts'
+import { checkpointChunks, encodeCheckpoint } from './checkpoint.ts'
 import { checkpointOf } from './commit.ts'
 import type { RunContext } from './run-context.ts'
+import type { Chunked } from './manifest.ts'
 import type { KeptCheckpoint, StoredState } from './run-store.ts'
+import { loadBytes, storeBytes } from './vector-blobs.ts'
 
 /** How long a snapshot is kept after it was asked for last. */
 const LEASE_MS = 120_000
@@ -52,11 +57,13 @@ export function createSnapshotLeases(run: Omit<RunContext, 'snapshots'>): Snapsh
   }
 
   async function make(state: StoredState): Promise<Lease> {
-    const checkpoint = checkpointOf(run, state, false)
-    const chunks = [...checkpoint.parameters.chunks, ...(checkpoint.momentum?.chunks ?? [])]
     // Before anything is waited for: the next commit lets go of these chunks.
-    const releases = [run.store.retain(chunks)]
+    const whole = checkpointOf(run, state, false)
+    const releases = [run.store.retain([...checkpointChunks(whole), ...state.optimizer.chunks])]
     await expire(LIMITS.snapshotsKept - 1)
+    const optimizer = await newcomerOptimizer(run, state.optimizer)
+    const checkpoint = optimizer === undefined ? whole : { ...whole, optimizer }
+    releases.push(run.store.retain(optimizer?.chunks ?? []))
     const { cid, bytes } = await encodeCheckpoint(checkpoint)
     const name = cid.toString()
     releases.push(run.store.retain([name]))
@@ -84,9 +91,9 @@ export function createSnapshotLeases(run: Omit<RunContext, 'snapshots'>): Snapsh
           state !== undefined && snapshot.outerStep + SHARED_FOR_STEPS > state.outerStep,
       )
       let lease = leases.get(cid ?? '')
-      // Published checkpoints stay without a lease.
-      if (lease === undefined && newest !== undefined && newest.outerStep === state?.outerStep)
-        return newest
+      // What all hold, and others can help to fetch. It stays without a lease.
+      const isShared = newest?.final === true || run.manifest.averaging.rule === 'diloco'
+      if (lease === undefined && isShared && newest?.outerStep === state?.outerStep) return newest
       lease ??= recent
       if (lease === undefined) {
         if (state === undefined) return undefined
@@ -98,5 +105,28 @@ export function createSnapshotLeases(run: Omit<RunContext, 'snapshots'>): Snapsh
       lease.expiresMs = run.clock.now() + LEASE_MS
       return lease.snapshot
     },
+  }
+}
+
+/**
+ * Stores what a newcomer's inner optimizer begins with; undefined where the trainer's state is not the engine's. A cold
+ * optimizer costs 0.5 to 1 % of the loss where 30 % of the peers are new in every round.
+ */
+async function newcomerOptimizer(
+  { schema, blobs, store, clock, logger, id }: Omit<RunContext, 'snapshots'>,
+  optimizer: Chunked,
+): Promise<Chunked | undefined> {
+  if (optimizer.bytes === 0) return undefined
+  try {
+    const parts: Uint8Array[] = []
+    for (const part of compactState(await loadBytes(optimizer, blobs), schema)) {
+      parts.push(part)
+      await clock.sleep(0)
+    }
+    return await storeBytes(concatBytes(...parts), store.blobs)
+  } catch (thrown) {
+    // The rest of the snapshot is of use without it.
+    logger.warn('optimizer_not_given', { run: id, reason: messageOf(thrown) })
+    return undefined
   }
 }

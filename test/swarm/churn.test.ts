@@ -1,9 +1,22 @@
 import { describe, expect, test } from 'vitest'
 import type { ShoalNode } from '../../src/node.ts'
 import { createEngine } from '../../node/engine/engine.ts'
+import { systemClock } from '../../src/clock.ts'
+import { decodeOptimizerState } from '../../src/optim/optimizer-state.ts'
+import { createRunStore, type RunVectors } from '../../src/run/run-store.ts'
 import type { RoundView, RunView } from '../../src/run/view.ts'
+import { createBlobReferences } from '../../src/store/blob-references.ts'
+import { createMemoryRecordStore } from '../../src/store/memory.ts'
 import { createSlowEngine } from './slow-engine.ts'
-import { createSwarm, isFinished, memoryStores, realText, tinySpec, waitForRun } from './swarm.ts'
+import {
+  createSwarm,
+  isFinished,
+  memoryStores,
+  realText,
+  tinySpec,
+  waitForRun,
+  type Stores,
+} from './swarm.ts'
 
 const text = await realText()
 const patient = { startTimeoutMs: 30_000, roundTimeoutMs: 4_000, checkpointEvery: 2 }
@@ -17,6 +30,22 @@ function waitsFor(node: ShoalNode, gone: ShoalNode): RoundView[] {
     if (round.reasons.some((reason) => reason.startsWith(gone.peerId.slice(-8)))) rounds.push(round)
   })
   return rounds
+}
+
+/** What a node has committed first. */
+async function firstState(
+  node: ShoalNode,
+  id: string,
+  { states, blobs }: { states: readonly Uint8Array[]; blobs: Stores['blobs'] },
+): Promise<RunVectors> {
+  const records = createMemoryRecordStore()
+  await records.put(`run/${id}/state`, states[0] ?? new Uint8Array())
+  const references = createBlobReferences(blobs)
+  const deps = { records, blobs, references, clock: systemClock }
+  const store = createRunStore(id, node.manifest(id), deps)
+  const state = await store.load()
+  if (state === undefined) throw new Error('nothing is committed')
+  return store.loadVectors(state, node.run(id).parameters)
 }
 
 /** The round that a node ends next. */
@@ -133,6 +162,40 @@ describe('churn', () => {
       }
     },
   )
+
+  test('a late joiner knows from its first step on how large gradients are', async () => {
+    const swarm = await createSwarm(1, 'moments')
+    try {
+      const [donor] = swarm.nodes
+      if (!donor) throw new Error('a node')
+      const { id } = await donor.createRun(tinySpec({ outerSteps: 10_000 }), text)
+      await waitForRun(donor, id, ({ outerStep }) => outerStep >= 3)
+      const disk = memoryStores()
+      const states: Uint8Array[] = []
+      const put: Stores['records']['put'] = async (key, value) => {
+        if (key === `run/${id}/state`) states.push(value)
+        await disk.records.put(key, value)
+      }
+      const keeping = { ...disk.blobs, delete: async () => {} }
+      const late = await swarm.add(1, { records: { ...disk.records, put }, blobs: keeping })
+      await late.joinRun(id)
+      await waitForRun(late, id, ({ status }) => status === 'training')
+      // Before it has done a step.
+      const state = await firstState(late, id, { states, blobs: keeping })
+      const { schema } = await late.parameters(id, AbortSignal.timeout(10_000))
+      const moments = {
+        step: 0,
+        firstMoment: new Float32Array(schema.size),
+        secondMoment: new Float32Array(schema.size),
+      }
+      decodeOptimizerState(state.optimizer, moments, schema)
+      expect(moments.step).toBeGreaterThan(0)
+      expect(Math.max(...moments.secondMoment)).toBeGreaterThan(0)
+      expect(Math.max(...moments.firstMoment.map(Math.abs))).toBe(0)
+    } finally {
+      await swarm.stop()
+    }
+  })
 
   test('a node that stops goes on from its last commit when it starts again', async () => {
     const swarm = await createSwarm(1, 'again')

@@ -4,6 +4,7 @@
  * All but the network is what a node runs: engine, sampler, partner choice, codecs, contributions, outer update. The
  * peers train one after the other, so that a simulation is the same bit by bit whatever else the machine does.
  */
+import { concatBytes } from '@noble/hashes/utils.js'
 import { createHash } from 'node:crypto'
 import { systemClock } from '../../../src/clock.ts'
 import type { Dataset } from '../../../src/data/dataset.ts'
@@ -11,6 +12,7 @@ import { ShoalError } from '../../../src/errors.ts'
 import { initialParameters } from '../../../src/model/initial-parameters.ts'
 import { weightedMean } from '../../../src/optim/combine.ts'
 import { consensusDistance } from '../../../src/optim/consensus.ts'
+import { compactState } from '../../../src/optim/optimizer-state.ts'
 import type { OuterState } from '../../../src/optim/outer.ts'
 import { seededRandom } from '../../../src/random.ts'
 import {
@@ -70,8 +72,12 @@ export interface SimulationCase {
   /** Whether each peer sees only one of the setup's shards. */
   sharded?: boolean
   /**
-   * Probability that a peer fails in a round: what it has trained since the last one is lost, it answers nobody, and it
+   * Probability that a peer fails in an outer step: what it has trained in it is lost, it is in nobody's group, and it
    * comes back as a newcomer with the parameters of another. At least one peer does not.
+   *
+   * As in the simulations that the bars were set with, groups are made of the living: a node learns of a peer that is gone
+   * before the round, from the connection that ends. There newcomers take the donor's outer momentum over; in a gossip
+   * run of ours they begin with none, but with the second moments of its inner optimizer.
    */
   churn?: number
   /** Peers that give their pseudo-gradient so many times, against its direction. What is measured leaves them out. */
@@ -107,8 +113,6 @@ interface SimulatedPeer {
   name: string
   trainer: Trainer
   outer: OuterState
-  /** Inner-optimizer state of a newcomer. */
-  newcomer: Uint8Array
   /** Of the last outer step. */
   tokens: number
   /** Done of the next outer step beside the last round. */
@@ -137,13 +141,12 @@ export async function simulate(
         method.kind === 'averaging'
           ? initialOuterState(method.averaging, initial.slice())
           : { parameters: initial.slice(), momentum: new Float32Array(initial.length) }
-      const newcomer = await trainer.exportOptimizer()
       const self = streams.join(' ')
       const options = { self, secret: `${simulated.seed} ${self}`, clock: systemClock }
       const isRobust = method.kind === 'averaging' && method.averaging.defence === 'robust'
       const defence = isRobust ? createDefence(options) : undefined
       const honesty = attackersOf(simulated).has(self) ? -(simulated.attackers?.scale ?? 1) : 1
-      const state = { outer, newcomer, tokens: 0, ahead: NO_WORK }
+      const state = { outer, tokens: 0, ahead: NO_WORK }
       peers.push({ name: self, trainer, honesty, defence, ...state })
     }
     let messageBytes = 0
@@ -159,7 +162,7 @@ export async function simulate(
         const { averaging } = method
         const round = { averaging, run: simulated.seed, outerStep, signal }
         const schedule = { averaging, innerSteps, outerSteps: simulated.outerSteps }
-        messageBytes = await averageOnce(peers, alive, round, schedule)
+        messageBytes = await averageOnce(alive, round, schedule)
         await rejoin(peers, alive, round)
       }
       onOuterStep?.(outerStep + 1)
@@ -202,7 +205,7 @@ function peersAlive(
   return alive.length > 0 || survivor === undefined ? alive : [survivor]
 }
 
-/** Those that have failed take over the parameters of another, as a newcomer does; all else starts anew. */
+/** Those that have failed take over from another what a newcomer does; all else starts anew. */
 async function rejoin(
   peers: readonly SimulatedPeer[],
   alive: readonly SimulatedPeer[],
@@ -216,7 +219,8 @@ async function rejoin(
     // Where all peers share it, it is part of the checkpoint.
     if (averaging.rule === 'diloco') peer.outer.momentum.set(donor.outer.momentum)
     await peer.trainer.writeParameters(peer.outer.parameters)
-    await peer.trainer.importOptimizer(peer.newcomer)
+    const moments = compactState(await donor.trainer.exportOptimizer(), peer.trainer.schema)
+    await peer.trainer.importOptimizer(concatBytes(...moments))
     peer.ahead = NO_WORK
   }
 }
@@ -251,7 +255,6 @@ interface Schedule {
 
 /** One round of the peers that have not failed. Returns the bytes of one peer's message. */
 async function averageOnce(
-  peers: readonly SimulatedPeer[],
   alive: readonly SimulatedPeer[],
   round: Omit<SimulatedRound, 'members' | 'contributions'>,
   schedule: Schedule,
@@ -270,7 +273,7 @@ async function averageOnce(
     given.push(await contribute(peer, local, own, peer.honesty))
     if (peer.honesty !== 1) truths.set(peer.name, await contribute(peer, local, own, 1))
   }
-  const members = peers.map(({ name }) => name)
+  const members = alive.map(({ name }) => name)
   const combined = await simulateRound({ ...round, members, contributions: given })
   for (const peer of alive) {
     const { name, outer, trainer } = peer
@@ -281,7 +284,7 @@ async function averageOnce(
     const evaluate: Trainer['evaluate'] = (evaluation) => trainer.evaluate(evaluation)
     const judging = { outer, outerStep, contributions, evaluate }
     const judged = await peer.defence?.judge(judging, signal)
-    const update = { averaging, outer, self: name, swarm: peers.length, factors: judged?.factors }
+    const update = { averaging, outer, self: name, swarm: alive.length, factors: judged?.factors }
     await applyRound({ ...update, contributions: judged?.accepted ?? contributions }, systemClock)
     const noted = locals.get(name) ?? outer.parameters
     const local = peer.ahead.steps === 0 ? noted : await trainer.readParameters()

@@ -19,7 +19,8 @@ export const METRICS = {
   peer_offences_total: 'rules broken by peers, by rule',
   peers_banned_total: 'peers sent away for a while, by their last offence',
   direct_paths_total: 'searches for a direct path to a peer behind a relay, by outcome',
-  router_packets_ignored_total: 'packets dropped where an answer of the router was awaited, by reason',
+  router_packets_ignored_total:
+    'packets dropped where an answer of the router was awaited, by reason',
   path_failures_total: 'attempts at a direct path that failed, by way',
   tokens_total: 'tokens trained on by this node',
   training_seconds_total: 'wall time of outer steps',

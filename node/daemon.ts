@@ -1,4 +1,5 @@
 /** The daemon: one node with its data folder, its network, its engine and the local API, until it is told to stop. */
+import { networkInterfaces } from 'node:os'
 import { raceSignal, systemClock, type Clock } from '../src/clock.ts'
 import { ShoalError } from '../src/errors.ts'
 import { DEADLINES } from '../src/limits.ts'
@@ -163,7 +164,6 @@ async function openNetwork(
     ...(reflector !== undefined && {
       isPublic: true,
       relay: config.relay,
-      listenIfFree: config.webPorts ? WEB_LISTEN : [],
       reflectorPorts: reflector.ports,
     }),
   }
@@ -171,7 +171,7 @@ async function openNetwork(
     const network = await firstFree(
       config.listen,
       [[DEFAULT_LISTEN], [ANY_PORT_LISTEN]],
-      (listen) => createNetwork({ ...options, listen }),
+      (listen) => createNetwork({ ...options, listen, listenIfFree: others(config, listen) }),
     )
     late.mapping = mapPort(config, network, services)
     return closingWith(network, [reflector, late.mapping])
@@ -179,6 +179,24 @@ async function openNetwork(
     await reflector?.close()
     throw cause
   }
+}
+
+/** Listened on where that is possible: IPv6 too, unless addresses were asked for, and the ports of the web. */
+function others(config: Config, listen: readonly string[]): string[] {
+  const web = config.public && config.webPorts ? WEB_LISTEN : []
+  const byIp6 = [...(config.listen === undefined ? listen : []), ...web].map((address) =>
+    address.replace('/ip4/0.0.0.0/', '/ip6/::/'),
+  )
+  return [...web, ...(hasIp6() ? byIp6 : [])]
+}
+
+/** Beyond this machine and the wire that it is on. */
+function hasIp6(): boolean {
+  const all = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
+  return all.some(
+    ({ family, internal, address }) =>
+      family === 'IPv6' && !internal && !/^fe[89ab]/i.test(address),
+  )
 }
 
 function bytesPerSecond(megabitsPerSecond: number | undefined): number | undefined {

@@ -5,38 +5,55 @@ import { once } from 'node:events'
 import { networkInterfaces } from 'node:os'
 import { ShoalError } from '../../src/errors.ts'
 import type { NatFiltering, NatProbe, NatReport, NatType, Reflector } from '../../src/net/nat.ts'
-import { askUdp, endpointsOf, tcpOutside, udpOutside } from './outside.ts'
+import { askUdp, endpointsOf, ofFamily, tcpOutside, udpOutside } from './outside.ts'
 import type { DatagramSocket } from './outside.ts'
 
 export function natProbe(): NatProbe {
   return async (reflectors, signal) => {
-    const [udp, tcp] = await Promise.all([
-      probeUdp(reflectors, signal).catch(() => undefined),
-      probeTcp(reflectors, signal).catch(() => undefined),
-    ])
-    if (signal.aborted) throw new ShoalError('timeout', 'the reflectors did not answer in time')
-    return { type: typeOf(udp, tcp), udp, tcp }
+    const report = await probe(reflectors, 4, signal)
+    // NATs are of IPv4; where that does not get out at all, IPv6 may.
+    const isSilent = report.udp === undefined && report.tcp === undefined
+    const hasOther = ofFamily(reflectors, 6).length > 0
+    return isSilent && hasOther ? await probe(reflectors, 6, signal) : report
   }
+}
+
+type Family = 4 | 6
+
+async function probe(
+  all: readonly Reflector[],
+  family: Family,
+  signal: AbortSignal,
+): Promise<NatReport> {
+  const reflectors = ofFamily(all, family)
+  const [udp, tcp] = await Promise.all([
+    probeUdp(reflectors, family, signal).catch(() => undefined),
+    probeTcp(reflectors, signal).catch(() => undefined),
+  ])
+  if (signal.aborted) throw new ShoalError('timeout', 'the reflectors did not answer in time')
+  return { type: typeOf(udp, tcp), udp, tcp }
 }
 
 async function probeUdp(
   reflectors: readonly Reflector[],
+  family: Family,
   signal: AbortSignal,
 ): Promise<NatReport['udp']> {
-  return await withSocket(async (socket) => {
+  return await withSocket(family, async (socket) => {
     const outside = await udpOutside(socket, reflectors, signal)
-    return { ...outside, filtering: await probeFilter(reflectors, signal) }
+    return { ...outside, filtering: await probeFilter(reflectors, family, signal) }
   })
 }
 
 /** From a socket that has sent to one reflector only: do answers from elsewhere come through? */
 async function probeFilter(
   reflectors: readonly Reflector[],
+  family: Family,
   signal: AbortSignal,
 ): Promise<NatFiltering> {
   const [to] = endpointsOf(reflectors)
   if (to === undefined) return 'address-and-port'
-  return await withSocket(async (socket) => {
+  return await withSocket(family, async (socket) => {
     await askUdp(socket, to, signal)
     const [fromAnybody, fromOtherPort] = await Promise.all([
       askUdp(socket, to, signal, 'address-and-port'),
@@ -73,8 +90,11 @@ function typeOf(udp: NatReport['udp'], tcp: NatReport['tcp']): NatType {
   }
 }
 
-async function withSocket<T>(work: (socket: DatagramSocket) => Promise<T>): Promise<T> {
-  const socket = createSocket('udp4')
+async function withSocket<T>(
+  family: Family,
+  work: (socket: DatagramSocket) => Promise<T>,
+): Promise<T> {
+  const socket = createSocket(family === 4 ? 'udp4' : 'udp6')
   // Unreachable ports are told by silence as well.
   socket.on('error', () => {})
   try {

@@ -1,7 +1,7 @@
 /** How this node's sockets look from outside: asked of reflectors, by UDP and by TCP. */
 import { randomBytes, randomInt } from 'node:crypto'
 import { once } from 'node:events'
-import { connect } from 'node:net'
+import { connect, isIP } from 'node:net'
 import type { Socket } from 'node:net'
 import { abortReason, raceSignal, systemClock } from '../../src/clock.ts'
 import { ShoalError } from '../../src/errors.ts'
@@ -57,6 +57,16 @@ export async function askUdp(
   } finally {
     remove()
   }
+}
+
+/** Those that are reached by IPv4, or by IPv6. */
+export function ofFamily(reflectors: readonly Reflector[], family: 4 | 6): Reflector[] {
+  return reflectors.filter(({ host }) => isIP(host) === family)
+}
+
+/** Holes are made for IPv4: by IPv6 there is no NAT, and WebRTC opens firewalls. Throws `refused`. */
+export function refuseIp6(host: string): void {
+  if (isIP(host) !== 4) throw new ShoalError('refused', `${host} is no IPv4 address`)
 }
 
 /** Ports of the reflectors in an order that tells most: another host first, then another port. */

@@ -1,11 +1,11 @@
 /**
- * Tells others where their packets come from: a STUN server on the same ports by UDP and TCP, and on every IPv4 address of
- * the machine, so that a second one answers where somebody asks how their NAT filters (RFC 5780).
+ * Tells others where their packets come from: a STUN server on the same ports by UDP and TCP, and on every address of the
+ * machine, so that a second one answers where somebody asks how their NAT filters (RFC 5780).
  */
 import { createSocket } from 'node:dgram'
 import type { Socket as UdpSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { createServer } from 'node:net'
+import { createServer, isIPv6 } from 'node:net'
 import type { Server, Socket } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import type { Clock } from '../../src/clock.ts'
@@ -57,7 +57,8 @@ interface Opened {
 
 function ownHosts(): string[] {
   const all = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? [])
-  return all.filter(({ family }) => family === 'IPv4').map(({ address }) => address)
+  // Nobody is far away by a link-local address.
+  return all.map(({ address }) => address).filter((host) => !/^fe[89ab]/i.test(host))
 }
 
 interface Bound {
@@ -70,7 +71,7 @@ async function openUdp({ ports, logger }: ReflectorOptions, rate: RateLimit): Pr
   const bound: Bound[] = []
   for (const host of ownHosts()) {
     for (const port of ports) {
-      const socket = createSocket('udp4')
+      const socket = createSocket({ type: isIPv6(host) ? 'udp6' : 'udp4' })
       try {
         socket.bind(port, host)
         await once(socket, 'listening')
@@ -113,7 +114,10 @@ function answerer(bound: readonly Bound[], asked: Bound, change: StunChange): Bo
     case 'address-and-port':
       return bound.find(
         ({ host, port }) =>
-          host !== asked.host && port !== asked.port && isLoopback(host) === isLoopback(asked.host),
+          host !== asked.host &&
+          port !== asked.port &&
+          isIPv6(host) === isIPv6(asked.host) &&
+          isLoopback(host) === isLoopback(asked.host),
       )
     default:
       return change satisfies never
@@ -121,34 +125,37 @@ function answerer(bound: readonly Bound[], asked: Bound, change: StunChange): Bo
 }
 
 function isLoopback(host: string): boolean {
-  return host.startsWith('127.')
+  return host.startsWith('127.') || host === '::1'
 }
 
 async function openTcp({ ports, logger }: ReflectorOptions, rate: RateLimit): Promise<Opened> {
-  const servers = new Map<number, Server>()
+  const servers: { port: number; server: Server }[] = []
   const sockets = new Set<Socket>()
-  for (const port of ports) {
-    const server = createServer((socket) => {
-      sockets.add(socket)
-      socket.once('close', () => sockets.delete(socket))
-      reflect(socket, rate)
-    })
-    server.maxConnections = CONNECTIONS
-    try {
-      server.listen(port, '0.0.0.0')
-      await once(server, 'listening')
-      servers.set(port, server)
-    } catch (thrown) {
-      logger.warn('reflector_not_listening', { port, message: messageOf(thrown) })
+  const hosts = ownHosts().some((host) => isIPv6(host)) ? ['0.0.0.0', '::'] : ['0.0.0.0']
+  for (const host of hosts) {
+    for (const port of ports) {
+      const server = createServer((socket) => {
+        sockets.add(socket)
+        socket.once('close', () => sockets.delete(socket))
+        reflect(socket, rate)
+      })
+      server.maxConnections = CONNECTIONS
+      try {
+        server.listen({ port, host, ipv6Only: isIPv6(host) })
+        await once(server, 'listening')
+        servers.push({ port, server })
+      } catch (thrown) {
+        logger.warn('reflector_not_listening', { host, port, message: messageOf(thrown) })
+      }
     }
   }
   return {
-    ports: new Set(servers.keys()),
+    ports: new Set(servers.map(({ port }) => port)),
     async close() {
       for (const socket of sockets) socket.destroy()
       await Promise.all(
-        [...servers.values()].map(
-          (server) => new Promise<void>((resolve) => void server.close(() => resolve())),
+        servers.map(
+          ({ server }) => new Promise<void>((resolve) => void server.close(() => resolve())),
         ),
       )
     },

@@ -2,7 +2,7 @@
  * STUN binding messages (RFC 8489) with the questions of RFC 5780 about a NAT's filter. The same bytes go over UDP and
  * TCP. Only what Shoal asks and answers; unknown attributes are skipped.
  */
-import { isIPv4 } from 'node:net'
+import { isIPv4, SocketAddress } from 'node:net'
 import type { Endpoint } from '../../src/net/nat.ts'
 
 export const TRANSACTION_BYTES = 12
@@ -109,7 +109,8 @@ function readAddress(value: Buffer, transaction: Uint8Array): Endpoint | undefin
   const groups = Array.from({ length: 8 }, (_, group) =>
     address.readUInt16BE(2 * group).toString(16),
   )
-  return { host: groups.join(':'), port }
+  // As systems write it, so that it can be compared.
+  return { host: new SocketAddress({ address: groups.join(':'), family: 'ipv6' }).address, port }
 }
 
 /** XOR with the magic number and the transaction: some NATs rewrite every address that they find in a packet. */

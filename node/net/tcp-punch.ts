@@ -15,7 +15,7 @@ import { messageOf, ShoalError } from '../../src/errors.ts'
 import type { Endpoint } from '../../src/net/nat.ts'
 import { TOKEN_BYTES } from '../../src/net/punch-messages.ts'
 import type { Puncher, PunchRole } from '../../src/net/punch.ts'
-import { tcpOutside } from './outside.ts'
+import { ofFamily, refuseIp6, tcpOutside } from './outside.ts'
 import { SocketConnection } from './socket-connection.ts'
 
 /** A first packet that the other NAT has dropped is sent again by the system after a second. */
@@ -28,17 +28,17 @@ export function tcpPuncher(): Puncher {
   return {
     kind: 'tcp',
     async prepare(reflectors, signal) {
-      const { outside, mapping, localPort, sockets } = await tcpOutside(reflectors, signal)
+      const known = ofFamily(reflectors, 4)
+      const { outside, mapping, localPort, sockets } = await tcpOutside(known, signal)
       return {
         offer: { outside, mapping, streamId: 0 },
         async run(remote, role) {
-          const socket = await punch(remote.outside, localPort, role)
           const { host, port } = remote.outside
+          refuseIp6(host)
+          const socket = await punch(remote.outside, localPort, role)
           return new SocketConnection({
             socket,
-            remoteAddr: multiaddr(
-              `/ip${host.includes(':') ? 6 : 4}/${host}/tcp/${port}/p2p/${role.peer}`,
-            ),
+            remoteAddr: multiaddr(`/ip4/${host}/tcp/${port}/p2p/${role.peer}`),
             direction: role.isInitiator ? 'outbound' : 'inbound',
             log: role.log.newScope('tcp'),
           })

@@ -15,7 +15,7 @@ import { abortReason, systemClock } from '../../src/clock.ts'
 import { ShoalError } from '../../src/errors.ts'
 import type { Endpoint } from '../../src/net/nat.ts'
 import type { PunchAttempt, Puncher, PunchOffer, PunchRole } from '../../src/net/punch.ts'
-import { udpOutside } from './outside.ts'
+import { ofFamily, refuseIp6, udpOutside } from './outside.ts'
 import type { DatagramSocket, Outside } from './outside.ts'
 import { UdxConnection } from './udx-connection.ts'
 
@@ -44,7 +44,8 @@ export function udpPuncher(): Puncher {
     async prepare(reflectors, signal) {
       const socket = openSocket(udx)
       try {
-        return createAttempt(udx, socket, await udpOutside(datagrams(socket), reflectors, signal))
+        const known = ofFamily(reflectors, 4)
+        return createAttempt(udx, socket, await udpOutside(datagrams(socket), known, signal))
       } catch (thrown) {
         await socket.close()
         throw thrown
@@ -75,6 +76,7 @@ function createAttempt(udx: UDX, socket: UdxSocket, own: Outside): PunchAttempt 
   return {
     offer: { ...own, streamId },
     async run(remote, role) {
+      refuseIp6(remote.outside.host)
       const hole = await findHole(udx, sockets, own, remote, role)
       sockets.delete(hole.socket)
       const stream = udx.createStream(streamId)

@@ -1,7 +1,7 @@
 /** One sentence on each thing that `shoal doctor` has looked at: how it is, and what to do about it. */
 import type { Diagnosis } from './diagnosis.ts'
 import { isGlobalHost } from './addresses.ts'
-import type { NatFiltering, NatMapping, NatType, PortForwarding } from './nat.ts'
+import type { Endpoint, NatFiltering, NatMapping, NatType, PortForwarding } from './nat.ts'
 import type { NetworkReachability } from './network.ts'
 
 export interface Advice {
@@ -123,11 +123,15 @@ function mappingText(mapping: NatMapping): string {
     : 'another outside port for each destination'
 }
 
+function endpointText({ host, port }: Endpoint): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
+}
+
 function onUdp({ nat: { type, udp } }: Facts): Advice {
   const subject = 'UDP'
   if (udp !== undefined) {
-    const { host, port } = udp.outside
-    const finding = `seen as ${host}:${port}, ${mappingText(udp.mapping)}, ${FILTERS[udp.filtering]}`
+    const outside = endpointText(udp.outside)
+    const finding = `seen as ${outside}, ${mappingText(udp.mapping)}, ${FILTERS[udp.filtering]}`
     return { subject, level: 'ok', finding, advice: 'Holes for UDP can be punched.' }
   }
   if (type === 'unknown') return unknown(subject)
@@ -138,8 +142,7 @@ function onUdp({ nat: { type, udp } }: Facts): Advice {
 function onTcp({ nat: { type, tcp } }: Facts): Advice {
   const subject = 'TCP'
   if (tcp !== undefined) {
-    const { host, port } = tcp.outside
-    const finding = `seen as ${host}:${port}, ${mappingText(tcp.mapping)}`
+    const finding = `seen as ${endpointText(tcp.outside)}, ${mappingText(tcp.mapping)}`
     const advice =
       tcp.mapping === 'independent'
         ? 'Holes for TCP can be punched.'
@@ -167,7 +170,7 @@ function onForwarding({ forwarding, reachability, public: isPublic }: Facts): Ad
   const subject = 'port mapping'
   if (forwarding !== null) {
     const { protocol, router, port, outside } = forwarding
-    const where = outside === null ? '' : ` from ${outside.host}:${outside.port}`
+    const where = outside === null ? '' : ` from ${endpointText(outside)}`
     const finding = `${router} forwards port ${port}${where} by ${PROTOCOLS[protocol]}`
     if (outside === null || isGlobalHost(outside.host)) {
       return [{ subject, level: 'ok', finding, advice: 'Nothing to do.' }]

@@ -5,7 +5,7 @@
 import type { Connection, IdentifyResult, PeerId } from '@libp2p/interface'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import { messageOf } from '../errors.ts'
-import { hostOf, isGlobal, isUnaided } from './addresses.ts'
+import { hostOf, isGlobal, isIp6, isUnaided } from './addresses.ts'
 import { createDirectPaths } from './direct-paths.ts'
 import type { DirectPaths } from './direct-paths.ts'
 import type { NetworkBase } from './host.ts'
@@ -228,13 +228,12 @@ function followConnections(
     paths.retry()
   })
   libp2p.addEventListener('peer:identify', ({ detail }: CustomEvent<IdentifyResult>) => {
-    const { connection, observedAddr } = detail
+    const { connection, observedAddr, listenAddrs } = detail
     const { remoteAddr: from } = connection
-    const host = hostOf(from)
     if (!isUnaided(from) || isPunched(connection)) return
     const peer = detail.peerId.toString()
     reachability.ask(peer, observedAddr && { seen: observedAddr, from })
-    if (host !== undefined) nat.meet(peer, host)
+    nat.meet(peer, reflectorHosts(from, listenAddrs))
     const seenAt = reachability.seenAt().toSorted().join(' ')
     if (hosts !== '' && seenAt !== hosts) onNetworkChange()
     hosts = seenAt
@@ -242,6 +241,15 @@ function followConnections(
   libp2p.addEventListener('connection:open', ({ detail }: CustomEvent<Connection>) => {
     rpc.migrate(detail)
   })
+}
+
+/** Where the neighbour is, and where it says that it can be reached by the other of IPv4 and IPv6. */
+function reflectorHosts(from: Multiaddr, listenAddrs: readonly Multiaddr[]): string[] {
+  const other = listenAddrs.find(
+    (address) => isGlobal(address) && isGlobal(from) && isIp6(address) !== isIp6(from),
+  )
+  const hosts = [other, from].map((address) => address && hostOf(address))
+  return hosts.filter((host) => host !== undefined)
 }
 
 /** Acts at once, then once more when the pause is over if it was to act meanwhile. */

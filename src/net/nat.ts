@@ -73,8 +73,8 @@ export interface NatWatch {
   /** Looks now, if there is somebody to ask. Never rejects. */
   renew(): Promise<NatReport>
   reflectors(): Reflector[]
-  /** Asks a neighbour, seen at `host`, whether it reflects. */
-  meet(peer: string, host: string): void
+  /** Asks a neighbour whether it reflects; at `hosts` it is seen or listens, of IPv4 and IPv6. */
+  meet(peer: string, hosts: readonly string[]): void
   /** Something about the network has changed. */
   refresh(): void
   stop(): void
@@ -102,7 +102,7 @@ export function createNatWatch(options: NatWatchOptions): NatWatch {
 
   const removeHandler = rpc.handle(METHOD, async () => encodeCbor({ ports: [...options.ports] }))
 
-  async function meet(peer: string, host: string): Promise<void> {
+  async function meet(peer: string, hosts: readonly string[]): Promise<void> {
     const reply = await rpc.call(peer, METHOD, new Uint8Array(), {
       signal: stopping.signal,
       deadlineMs: DEADLINES.rpcMs,
@@ -110,10 +110,12 @@ export function createNatWatch(options: NatWatchOptions): NatWatch {
     const { ports } = parseMessage(replySchema, reply, 'reflector', MESSAGE_BYTES)
     if (ports.length === 0) return
     const isFirst = reflectors.size === 0
-    reflectors.delete(peer)
-    reflectors.set(peer, { peer, host, ports })
-    const [oldest] = reflectors.keys()
-    if (reflectors.size > REFLECTORS && oldest !== undefined) reflectors.delete(oldest)
+    for (const host of hosts) {
+      reflectors.delete(`${peer} ${host}`)
+      reflectors.set(`${peer} ${host}`, { peer, host, ports })
+      const [oldest] = reflectors.keys()
+      if (reflectors.size > REFLECTORS && oldest !== undefined) reflectors.delete(oldest)
+    }
     if (isFirst || report === UNKNOWN_NAT) dueAt = clock.now()
   }
 
@@ -149,9 +151,9 @@ export function createNatWatch(options: NatWatchOptions): NatWatch {
       return report
     },
     reflectors: () => newest(reflectors),
-    meet(peer, host) {
-      if (!needsReflectors || stopping.signal.aborted) return
-      meet(peer, host).catch((thrown: unknown) => {
+    meet(peer, hosts) {
+      if (!needsReflectors || hosts.length === 0 || stopping.signal.aborted) return
+      meet(peer, hosts).catch((thrown: unknown) => {
         logger.debug('no_reflector', { peer, message: messageOf(thrown) })
       })
     },

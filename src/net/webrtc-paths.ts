@@ -64,7 +64,10 @@ export function serveWebRtc(context: WebRtcContext, limited: (peer: string) => v
     const { webRtc, nat, clock, upgrade } = context
     if (webRtc === undefined) throw new ShoalError('refused', 'this node has no WebRTC')
     const ownMapping = nat.report().udp?.mapping
-    if (mapping !== null && ownMapping !== undefined && !mayPunch('udp', mapping, ownMapping)) {
+    // NATs are of IPv4: by IPv6 there are firewalls, which let answers in.
+    const hasIp6 = session.candidates.some(({ host }) => host.includes(':') && isGlobalHost(host))
+    const isKnown = mapping !== null && ownMapping !== undefined
+    if (isKnown && !hasIp6 && !mayPunch('udp', mapping, ownMapping)) {
       throw new ShoalError('refused', 'both NATs map each destination anew')
     }
     pending.get(peer)?.abort(new ShoalError('aborted', 'it has asked anew'))

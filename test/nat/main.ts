@@ -10,6 +10,7 @@ import { DISTURBANCES, runDisturbance } from './disturbances.ts'
 import type { DisturbanceResult } from './disturbances.ts'
 import { messageOf } from '../../src/errors.ts'
 import { hasUpnp, NAT_TYPES, whyNoLab } from './lab.ts'
+import { runIp6 } from './ip6.ts'
 import { allPairs, runMatrix } from './matrix.ts'
 import type { Pair, PairResult } from './matrix.ts'
 import { runOneLan } from './one-lan.ts'
@@ -127,6 +128,8 @@ async function others(): Promise<Said[]> {
       const { directMs, address } = await runOneLan(folder)
       return `direct ${address.split('/p2p/')[0]} ${after(directMs)}`
     }),
+    await say('IPv6 behind firewalls, IPv4 behind symmetric NATs', (folder) => byIp6(true, folder)),
+    await say('IPv6 behind firewalls alone', (folder) => byIp6(false, folder)),
     hasUpnp()
       ? await say(forwarding, async (folder) => {
           const { mappedMs, transport, directMs } = await runPortForwarding(folder)
@@ -134,6 +137,11 @@ async function others(): Promise<Said[]> {
         })
       : skipped,
   ]
+}
+
+async function byIp6(hasIp4: boolean, folder: string | undefined): Promise<string> {
+  const { transport, directMs } = await runIp6(hasIp4, folder)
+  return `direct ${transport} by IPv6 after ${Math.round(directMs)} ms`
 }
 
 async function say(

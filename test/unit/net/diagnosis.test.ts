@@ -252,6 +252,15 @@ describe('advice', () => {
     expect(reached.map(({ subject }) => subject)).not.toContain('port mapping')
   })
 
+  test('writes an IPv6 address so that its port can be told from it', () => {
+    const outside = { host: '2a0f:1::10', port: 7 }
+    const tcp = { outside, mapping: 'independent' } as const
+    const udp = { ...tcp, filtering: 'address-and-port' } as const
+    for (const { subject, finding } of adviceOn({ ...facts, nat: { type: 'open', udp, tcp } })) {
+      if (subject === 'UDP' || subject === 'TCP') expect(finding).toContain('[2a0f:1::10]:7')
+    }
+  })
+
   test('is one sentence on each thing', () => {
     const advice = adviceOn(facts)
     const subjects = ['peers', 'reachability', 'NAT', 'UDP', 'TCP', 'port mapping', 'port 4010/tcp']

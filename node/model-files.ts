@@ -37,6 +37,7 @@ export async function readModelFiles(path: string, signal?: AbortSignal): Promis
 
 async function* readTensorsFile(path: string, signal?: AbortSignal): AsyncIterable<Uint8Array> {
   try {
+    await checkFile(path)
     const options = { highWaterMark: LIMITS.blobBytes, ...(signal !== undefined && { signal }) }
     const pieces: AsyncIterable<Uint8Array> = createReadStream(path, options)
     yield* pieces
@@ -46,11 +47,18 @@ async function* readTensorsFile(path: string, signal?: AbortSignal): AsyncIterab
   }
 }
 
+/** Opening a pipe would wait for whoever writes to it, and hold a thread for so long. */
+async function checkFile(path: string): Promise<number> {
+  const found = await stat(path)
+  if (!found.isFile()) throw new Error('it is no file')
+  return found.size
+}
+
 /** Undefined when it is not there. */
 export async function readSmallFile(folder: string, name: string): Promise<string | undefined> {
   const path = join(folder, name)
   try {
-    const { size } = await stat(path)
+    const size = await checkFile(path)
     if (size <= LIMITS.manifestBytes) return await readFile(path, 'utf8')
   } catch (cause) {
     const code = cause instanceof Error && 'code' in cause ? cause.code : undefined

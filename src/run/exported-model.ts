@@ -225,8 +225,9 @@ function parse<T>(file: string, schema: z.ZodType<T>, text: string): T {
 
 function invalid(file: string, error: z.ZodError): ShoalError {
   const issue = error.issues[0]
+  const place = issue === undefined || issue.path.length === 0 ? '' : `${issue.path.join('.')}: `
   return new ShoalError(
     'folder_invalid',
-    `${file} is not of a Shoal checkpoint (${issue?.path.join('.')}: ${issue?.message}): name a folder that \`shoal checkpoint export\` made`,
+    `${file} is not of a Shoal checkpoint (${place}${issue?.message}): name a folder that \`shoal checkpoint export\` made`,
   )
 }

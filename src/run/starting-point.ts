@@ -8,7 +8,12 @@ import type { BlobExchange } from '../net/blobs.ts'
 import type { Network } from '../net/network.ts'
 import type { BlobReferences } from '../store/blob-references.ts'
 import { readSafetensors, readTensors } from '../tensor/safetensors.ts'
-import { checkpointChunks, decodeCheckpoint, fetchCheckpoint } from './checkpoint.ts'
+import {
+  checkpointChunks,
+  decodeCheckpoint,
+  fetchCheckpoint,
+  type Checkpoint,
+} from './checkpoint.ts'
 import { importModel } from './exported-model.ts'
 import type { Manifest, TokenizerSpec } from './manifest.ts'
 import { externalModelOf, modelSchema } from './model-schema.ts'
@@ -63,7 +68,7 @@ const FETCH_MS = 300_000
 
 /**
  * Fetches a checkpoint of any run, and the run's manifest, from the store or from peers. Throws `blob_unavailable`
- * when nobody has them, `message_invalid` when they are something else.
+ * when nobody has them, `spec_invalid` when the CID is of something else, `message_invalid` when the rest is.
  */
 export async function startFromCheckpoint(
   cid: CID,
@@ -81,7 +86,7 @@ export async function startFromCheckpoint(
       return [await blobExchange.fetch(wanted, sources, options), sources]
     }
     const [bytes, holders] = await fetch(cid)
-    const checkpoint = decodeCheckpoint(bytes)
+    const checkpoint = givenCheckpoint(cid, bytes)
     const run = parseRunId(checkpoint.run)
     keep([checkpoint.run, ...checkpointChunks(checkpoint)])
     const [manifestBytes, members] = await fetch(run)
@@ -96,6 +101,19 @@ export async function startFromCheckpoint(
     }
   } finally {
     for (const release of releases) await release()
+  }
+}
+
+/** The CID is what the user wrote: that of a run, say, is not a peer's fault. */
+function givenCheckpoint(cid: CID, bytes: Uint8Array): Checkpoint {
+  try {
+    return decodeCheckpoint(bytes)
+  } catch (cause) {
+    throw new ShoalError(
+      'spec_invalid',
+      `${cid.toString()} is no checkpoint: give the CID of one (\`shoal checkpoint list\`)`,
+      { cause },
+    )
   }
 }
 

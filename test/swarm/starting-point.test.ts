@@ -103,7 +103,8 @@ describe('a run', () => {
     ).rejects.toMatchObject({ code: 'folder_invalid' })
     const manifest = spec({ from: taught.id })
     await expect(second.createRun(manifest, text)).rejects.toMatchObject({
-      code: 'message_invalid',
+      code: 'spec_invalid',
+      message: expect.stringMatching(/is no checkpoint: give the CID of one/),
     })
   })
 })

@@ -215,7 +215,8 @@ function onReflector({ reflectorPorts }: Facts): Advice {
 function onRelays({ reachability, relays }: Facts): Advice {
   const subject = 'relays'
   const isReachable = reachability === 'public' || reachability === 'mapped'
-  if (isReachable) {
+  // By IPv6 alone, not by everybody.
+  if (isReachable && relays.length === 0) {
     return { subject, level: 'ok', finding: 'none needed', advice: 'Nothing to do.' }
   }
   const finding = relays.length === 0 ? 'none' : `${relays.length} held`

@@ -125,7 +125,7 @@ export async function createConnectivity(
     reflectorPorts,
     start() {
       const { circuits } = libp2p.services
-      const isServed = (): boolean => isPublic || reachability.isPublic()
+      const isServed = (): boolean => isPublic || reachability.isPublicByIp4()
       relays = createRelays({ ...base, libp2p, circuits, discovery, ping, isPublic: isServed })
       if (isPublic) announceAll(libp2p, hooks)
     },

@@ -46,7 +46,8 @@ export interface ReachabilityOptions extends Omit<ClaimOptions, 'sightings'> {
 }
 
 export interface Reachability {
-  isPublic(): boolean
+  /** By everybody, that is: some have no IPv6. */
+  isPublicByIp4(): boolean
   /** `mapped`: dialled under an address that is not of this machine. Undefined while not proven. */
   verdict(): 'public' | 'mapped' | undefined
   /** Asks a neighbour to dial back, unless that is known. */
@@ -105,7 +106,7 @@ export function createReachability(options: ReachabilityOptions): Reachability {
       logger.error('reachability_failed', { message: messageOf(thrown) })
   })
   return {
-    isPublic: () => proofs.isPublic(),
+    isPublicByIp4: () => proofs.isPublicByIp4(),
     verdict: () => (proofs.isPublic() ? kindOf(options, proofs.reached()) : undefined),
     ask(peer, sighting) {
       if (stopping.signal.aborted) return
@@ -130,6 +131,7 @@ interface Context extends ReachabilityOptions {
 
 interface Proofs {
   isPublic(): boolean
+  isPublicByIp4(): boolean
   /** Addresses under which neighbours have reached this node. */
   reached(): Multiaddr[]
   /** Whether it is time to ask again, although there is a proof. */
@@ -150,15 +152,18 @@ function createProofs(context: Context): Proofs {
   let wasPublic = false
 
   /** Dialled from the internet, and known where: under an address of its own, or one that was reached. */
-  const isKnown = (): boolean => {
+  const isKnown = (families: readonly boolean[]): boolean => {
+    const ways = families.filter((family) => cameIn.has(family))
     const addresses = [...context.listenAddresses(), ...reached.values()]
     return addresses.some((address) =>
       hostOf(address) === undefined
-        ? cameIn.size > 0
-        : isGlobal(address) && cameIn.has(isIp6(address)),
+        ? ways.length > 0
+        : isGlobal(address) && ways.includes(isIp6(address)),
     )
   }
-  const isPublic = (): boolean => provenAt !== undefined && (isIsolated(libp2p) || isKnown())
+  const isProven = (families: readonly boolean[]): boolean =>
+    provenAt !== undefined && (isIsolated(libp2p) || isKnown(families))
+  const isPublic = (): boolean => isProven([false, true])
 
   function update(): void {
     if (isPublic() === wasPublic) return
@@ -178,6 +183,7 @@ function createProofs(context: Context): Proofs {
 
   return {
     isPublic,
+    isPublicByIp4: () => isProven([false]),
     update,
     reached: () => [...reached.values()],
     isDoubtful: () => clock.now() - (provenAt ?? 0) >= RENEW_MS || doubts.any(),

@@ -10,7 +10,7 @@ import { DISTURBANCES, runDisturbance } from './disturbances.ts'
 import type { DisturbanceResult } from './disturbances.ts'
 import { messageOf } from '../../src/errors.ts'
 import { hasUpnp, NAT_TYPES, whyNoLab } from './lab.ts'
-import { runIp6 } from './ip6.ts'
+import { runIp6, runOpenIp6 } from './ip6.ts'
 import { allPairs, runMatrix } from './matrix.ts'
 import type { Pair, PairResult } from './matrix.ts'
 import { runOneLan } from './one-lan.ts'
@@ -128,8 +128,14 @@ async function others(): Promise<Said[]> {
       const { directMs, address } = await runOneLan(folder)
       return `direct ${address.split('/p2p/')[0]} ${after(directMs)}`
     }),
-    await say('IPv6 behind firewalls, IPv4 behind symmetric NATs', (folder) => byIp6(true, folder)),
-    await say('IPv6 behind firewalls alone', (folder) => byIp6(false, folder)),
+    await say('IPv6 behind firewalls, IPv4 behind symmetric NATs', (folder) =>
+      byIp6('both', folder),
+    ),
+    await say('IPv6 behind firewalls alone', (folder) => byIp6('alone', folder)),
+    await say('open IPv6, a caller without', async (folder) => {
+      const { relays } = await runOpenIp6(folder)
+      return `reached through a relay, ${relays} held`
+    }),
     hasUpnp()
       ? await say(forwarding, async (folder) => {
           const { mappedMs, transport, directMs } = await runPortForwarding(folder)
@@ -139,8 +145,8 @@ async function others(): Promise<Said[]> {
   ]
 }
 
-async function byIp6(hasIp4: boolean, folder: string | undefined): Promise<string> {
-  const { transport, directMs } = await runIp6(hasIp4, folder)
+async function byIp6(which: 'both' | 'alone', folder: string | undefined): Promise<string> {
+  const { transport, directMs } = await runIp6(which, folder)
   return `direct ${transport} by IPv6 after ${Math.round(directMs)} ms`
 }
 

@@ -93,12 +93,12 @@ test('over slow links compute waits for the network, unless they overlap', async
   const spec = { outerSteps: 6, innerSteps: 16, model }
   const shareOf = async (averaging: RunSpecInput['averaging']): Promise<number> => {
     const { views, rounds } = await train(2, 'slow links', { ...spec, averaging }, 40, 200_000)
-    expect(rounds.filter(({ outcome }) => outcome === 'averaged').length).toBeGreaterThan(8)
+    expect(rounds.filter(({ outcome }) => outcome === 'averaged').length).toBeGreaterThan(5)
     return Math.max(...views.map(({ waitShare }) => waitShare ?? NaN))
   }
   const waiting = await shareOf({})
   const overlapped = await shareOf({ overlapSteps: 4 })
-  expect(waiting).toBeGreaterThan(0.1)
+  expect(waiting).toBeGreaterThan(0.05)
   expect(overlapped).toBeLessThan(waiting / 2)
 }, 120_000)
 

@@ -43,8 +43,10 @@ export const LIMITS = {
   webRtcConnections: 32,
   /** One message of a data channel: what every stack takes (RFC 8841 §6.1). */
   webRtcMessageBytes: 64 << 10,
-  /** Held of a data channel whose reader pauses; it cannot be stopped, but yamux's windows of 4 MiB a stream are then used up. */
-  webRtcReadBytes: 32 << 20,
+  /** Under way at once on a WebRTC connection: 1 Gbit/s and 32 ms, twice; a stack closes a channel that holds 16 MiB. */
+  webRtcWindowBytes: 8 << 20,
+  /** Held of a data channel whose reader pauses: the largest window, twice. */
+  webRtcReadBytes: 16 << 20,
   /** Peers in one averaging group: the final merge of small swarms is all-to-all. */
   groupPeers: 32,
   /** Own contributions to past rounds kept for peers that replay them: 32 rounds bring back a joiner ten times slower. */
@@ -183,6 +185,8 @@ export const DEADLINES = {
   provideMs: 60_000,
   /** A client call to the local daemon. */
   apiMs: 30_000,
+  /** An upload that moves no byte for so long has lost its sender, and keeps others from the same place. */
+  apiStallMs: 30_000,
   /** Opening a link to the dashboard, by hand and over SSH too. */
   linkCodeMs: 120_000,
   /** Wrong links to the dashboard are counted for so long. */

@@ -322,7 +322,8 @@ async function startingPoint(
   try {
     return await startFromCheckpoint(cid, deps)
   } catch (thrown) {
-    if (model.kind === 'gpt' || asFault(thrown).code !== 'message_invalid') throw thrown
+    // Not a checkpoint: of a model that only scripts know it may be a file of tensors.
+    if (model.kind === 'gpt' || asFault(thrown).code !== 'spec_invalid') throw thrown
     const signal = deps.clock.deadline(DEADLINES.apiLongMs, `reading ${from}`)
     const { content: tensors } = await deps.shared.open(cid, signal)
     return startFromFiles(model.kind, { tensors })

@@ -4,14 +4,17 @@ import { LIMITS } from '../../src/limits.ts'
 import type { ShoalNode } from '../../src/node.ts'
 import { parseCid } from '../../src/store/content.ts'
 import { bytesHandler, handler } from './handler.ts'
-import { released } from './octets.ts'
+import type { HandlerOptions } from './handlers.ts'
+import { flowing, released } from './octets.ts'
 import type { OutsideServices } from './outside-services.ts'
 import { ROUTES } from './routes.ts'
 
-export function blobHandlers({ blobs }: ShoalNode) {
+export function blobHandlers({ node: { blobs }, clock }: HandlerOptions) {
   return {
     blobs: handler(ROUTES.blobs, () => ({ blobs: blobs.list() })),
-    putBlob: handler(ROUTES.putBlob, (_input, { body }) => blobs.put(released(body))),
+    putBlob: handler(ROUTES.putBlob, (_input, { body }) =>
+      blobs.put(released(flowing(body, clock))),
+    ),
     getBlob: bytesHandler(ROUTES.getBlob, async ({ cid }, { signal }) => ({
       output: {},
       ...(await blobs.open(givenCid(cid), signal)),

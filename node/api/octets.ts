@@ -5,9 +5,10 @@
  */
 import { once } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { abortReason } from '../../src/clock.ts'
+import { abortReason, raceSignal, type Clock } from '../../src/clock.ts'
 import { ShoalError } from '../../src/errors.ts'
 import type { FaultCode } from '../../src/errors.ts'
+import { DEADLINES } from '../../src/limits.ts'
 
 /** An answer in bytes. */
 export interface Download<T> {
@@ -76,6 +77,44 @@ export async function sendOctets(
   } catch (thrown) {
     outgoing.destroy()
     throw thrown
+  }
+}
+
+/**
+ * The same pieces. Throws `timeout` when none comes for `DEADLINES.apiStallMs` although it is asked for: a script that
+ * hangs must not keep another from its place. The time that the reader takes does not count.
+ */
+export async function* flowing(
+  pieces: AsyncIterable<Uint8Array>,
+  clock: Clock,
+): AsyncGenerator<Uint8Array, void> {
+  const stalled = new AbortController()
+  const over = new AbortController()
+  let askedMs: number | undefined = clock.now()
+  const watch = async (): Promise<void> => {
+    for (;;) {
+      const idleMs = askedMs === undefined ? 0 : clock.now() - askedMs
+      if (idleMs >= DEADLINES.apiStallMs) break
+      await clock.sleep(DEADLINES.apiStallMs - idleMs, over.signal)
+    }
+    const seconds = DEADLINES.apiStallMs / 1000
+    stalled.abort(new ShoalError('timeout', `no byte of the body has come for ${seconds} s`))
+  }
+  // Rejects only when it is told that it is over.
+  watch().catch(() => {})
+  const iterator = pieces[Symbol.asyncIterator]()
+  try {
+    for (;;) {
+      askedMs = clock.now()
+      const next = await raceSignal(iterator.next(), stalled.signal)
+      askedMs = undefined
+      if (next.done === true) return
+      yield next.value
+    }
+  } finally {
+    over.abort()
+    // Not waited for: it may be in the middle of what does not come.
+    iterator.return?.().catch(() => {})
   }
 }
 

@@ -1,14 +1,14 @@
 /** What the routes of outside trainers and of averages do. */
 import { ShoalError } from '../../src/errors.ts'
 import { LIMITS } from '../../src/limits.ts'
-import type { ShoalNode } from '../../src/node.ts'
 import { readSafetensors, readTensors, writeSafetensors } from '../../src/tensor/safetensors.ts'
 import { schemaHash } from '../../src/tensor/schema.ts'
 import { bytesHandler, handler } from './handler.ts'
-import { released, type Download } from './octets.ts'
+import type { HandlerOptions } from './handlers.ts'
+import { flowing, released, type Download } from './octets.ts'
 import { ROUTES } from './routes.ts'
 
-export function trainingHandlers(node: ShoalNode) {
+export function trainingHandlers({ node, clock }: HandlerOptions) {
   const gate = createGate(LIMITS.tensorCalls)
   return {
     parameters: bytesHandler(ROUTES.parameters, ({ run }, { signal }) =>
@@ -23,7 +23,7 @@ export function trainingHandlers(node: ShoalNode) {
       const { schema } = script
       const result = await script.outerStep(
         { ...step, innerSteps },
-        (target) => readSafetensors(released(body), schema, target),
+        (target) => readSafetensors(released(flowing(body, clock)), schema, target),
         signal,
       )
       const { parameters, partners, consensusDistance, ...output } = result
@@ -41,7 +41,7 @@ export function trainingHandlers(node: ShoalNode) {
     ),
     average: bytesHandler(ROUTES.average, (input, { signal, body }) =>
       gate(async () => {
-        const { schema, parameters } = await readTensors(released(body))
+        const { schema, parameters } = await readTensors(released(flowing(body, clock)))
         const given = { ...input, parameters, schemaHash: schemaHash(schema) }
         const { peers, parameters: mean } = await node.averaging.average(given, signal)
         return { output: { round: input.round, peers }, ...writeSafetensors(schema, mean) }

@@ -168,7 +168,9 @@ async function start(
   deps: RunDependencies,
   { id, manifest, sources, membership }: StartInput,
 ): Promise<RunView> {
-  if (runs.has(id)) throw new ShoalError('conflict', `this node is in run ${id} already`)
+  // Asked for twice, as by a caller who has not heard the first answer.
+  const present = runs.get(id)
+  if (present !== undefined) return present.view()
   if (runs.size >= LIMITS.activeRuns) {
     throw new ShoalError('limit_exceeded', `this node is in ${runs.size} runs already: leave one`)
   }

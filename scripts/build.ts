@@ -6,6 +6,7 @@ import { spawnSync } from 'node:child_process'
 import { chmodSync, cpSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
+import { apiReference } from './docs-api.ts'
 import { referenceText } from './docs.ts'
 
 const ROOT = join(import.meta.dirname, '..')
@@ -25,3 +26,4 @@ const { version, type } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'u
 writeFileSync(join(DIST, 'package.json'), JSON.stringify({ version, type }))
 chmodSync(join(DIST, 'node', 'cli.js'), 0o755)
 writeFileSync(join(DIST, 'library.md'), referenceText())
+writeFileSync(join(DIST, 'api.md'), `${apiReference()}\n`)

@@ -1,7 +1,11 @@
-/** `npm run docs` prints the reference of every public export, from the sources' own comments; the package has it. */
+/**
+ * `npm run docs` prints the reference of every public export, from the sources' own comments, and of the local API, from
+ * its route table; the package has both.
+ */
 import { readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
+import { apiReference } from './docs-api.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 const SOURCE_CONDITION = '@shoal/source'
@@ -123,4 +127,4 @@ function typeEnd(text: string): number {
   return /\n(?![ |&})])/.exec(text)?.index ?? text.length
 }
 
-if (import.meta.main) process.stdout.write(referenceText())
+if (import.meta.main) process.stdout.write(`${referenceText()}\n${apiReference()}\n`)

@@ -26,7 +26,8 @@ export const RUN_ROUTES = {
   createRun: {
     method: 'POST',
     path: '/v1/runs',
-    summary: 'Creates a run from a spec whose data is an absolute path on this machine.',
+    summary:
+      'Creates a run from a spec whose data is an absolute path on this machine. With a `seed` in it a call that is repeated is answered with the same run.',
     input: z.strictObject({ spec: runSpecSchema, trainer }),
     output: runViewSchema,
     deadlineMs: DEADLINES.apiLongMs,

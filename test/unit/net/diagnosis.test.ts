@@ -86,9 +86,10 @@ describe('a diagnosis', () => {
       bandwidth: { peer: called.peerId, direct: true, transport: 'tcp' },
       bandwidthFault: null,
     })
-    expect(Math.abs(diagnosis.clock?.aheadMs ?? 1e9)).toBeLessThan(1000)
-    expect(diagnosis.bandwidth?.uploadBytesPerSecond).toBeGreaterThan(1e6)
-    expect(diagnosis.bandwidth?.downloadBytesPerSecond).toBeGreaterThan(1e6)
+    // By as much as a busy machine may stand still; another kind of clock is years away.
+    expect(Math.abs(diagnosis.clock?.aheadMs ?? 1e9)).toBeLessThan(60_000)
+    expect(diagnosis.bandwidth?.uploadBytesPerSecond).toBeGreaterThan(1e4)
+    expect(diagnosis.bandwidth?.downloadBytesPerSecond).toBeGreaterThan(1e4)
     expect(of(diagnosis, `port ${port?.port}/tcp`)).toMatchObject({ level: 'ok' })
     expect(of(diagnosis, 'clock')).toMatchObject({ level: 'ok' })
   })

@@ -1,89 +1,14 @@
-/** Peers that break the protocol: raw libp2p nodes writing what they like. */
-import { memory } from '@libp2p/memory'
-import type { Libp2p, Stream } from '@libp2p/interface'
-import { plaintext } from '@libp2p/plaintext'
-import { yamux } from '@libp2p/yamux'
+/** Callers that break the protocol: raw libp2p nodes writing what they like. */
+import type { Stream } from '@libp2p/interface'
 import { multiaddr } from '@multiformats/multiaddr'
 import * as fc from 'fast-check'
-import { createLibp2p } from 'libp2p'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { LIMITS } from '../../../src/limits.ts'
-import { createMetrics } from '../../../src/metrics.ts'
-import type { Metrics } from '../../../src/metrics.ts'
-import { createFrameDecoder, encodeFrames } from '../../../src/net/frame.ts'
-import type { Frame } from '../../../src/net/frame.ts'
-import type { Network } from '../../../src/net/network.ts'
-import { RPC_PROTOCOLS } from '../../../src/net/rpc.ts'
-import { decodeCbor, encodeCbor } from '../../../src/store/content.ts'
-import { addressOf, freshAddress, startMemoryNetwork, until } from './memory-network.ts'
-
-const STALL_MS = 150
-
-async function startRaw(): Promise<Libp2p> {
-  const raw = await createLibp2p({
-    addresses: { listen: [freshAddress()] },
-    transports: [memory()],
-    connectionEncrypters: [plaintext()],
-    streamMuxers: [
-      yamux({ streamOptions: { initialStreamWindowSize: 1 << 20, maxStreamWindowSize: 4 << 20 } }),
-    ],
-    connectionMonitor: { enabled: false },
-  })
-  onTestFinished(() => raw.stop())
-  return raw
-}
-
-interface Victim {
-  network: Network
-  metrics: Metrics
-  raw: Libp2p
-  open: (lane?: keyof typeof RPC_PROTOCOLS) => Promise<Stream>
-  dropped: (reason: string) => number
-}
-
-/** A network, and a raw node connected to it. */
-async function startVictim(): Promise<Victim> {
-  const metrics = createMetrics()
-  const network = await startMemoryNetwork({ metrics, stallMs: STALL_MS })
-  network.rpc.handle('test/echo', async (request) => request)
-  const raw = await startRaw()
-  const connection = await raw.dial(multiaddr(addressOf(network)))
-  return {
-    network,
-    metrics,
-    raw,
-    open: (lane = 'control') => connection.newStream(RPC_PROTOCOLS[lane]),
-    dropped: (reason) => metrics.read('rpc_streams_dropped_total', reason),
-  }
-}
-
-/** Frames that come back. */
-function listen(stream: Stream): Frame[] {
-  const frames: Frame[] = []
-  const read = async (): Promise<void> => {
-    for await (const batch of createFrameDecoder().decode(stream)) frames.push(...batch)
-  }
-  read().catch(() => {})
-  return frames
-}
-
-function frame(
-  kind: Frame['kind'],
-  id: number,
-  method = '',
-  payload: Uint8Array = new Uint8Array(),
-): Frame {
-  return { kind, id, method, payload }
-}
-
-/** The victim is well if it still answers an honest peer. */
-async function expectWell(network: Network): Promise<void> {
-  const honest = await startMemoryNetwork()
-  await honest.connect(addressOf(network))
-  expect(await honest.rpc.call(network.peerId, 'test/echo', Uint8Array.of(9))).toEqual(
-    Uint8Array.of(9),
-  )
-}
+import { encodeFrames } from '../../../src/net/frame.ts'
+import { decodeCbor } from '../../../src/store/content.ts'
+import { createManualClock } from '../../manual-clock.ts'
+import { addressOf, until } from './memory-network.ts'
+import { expectWell, frame, listen, STALL_MS, startVictim } from './rpc-victim.ts'
 
 describe('a caller that', () => {
   test('speaks the protocol by hand is answered', async () => {
@@ -152,29 +77,32 @@ describe('a caller that', () => {
   })
 
   test('stops in the middle of a frame is cut off, one that is idle between frames is not', async () => {
-    const { open, dropped } = await startVictim()
+    const clock = createManualClock()
+    const { open, dropped } = await startVictim(clock)
     const idle = await open()
     const replies = listen(idle)
     idle.send(encodeFrames([frame('request', 1, 'test/echo')]))
+    await until(() => replies.length === 1)
     const stuck = await open()
     stuck.send(
       encodeFrames([frame('request', 1, 'test/echo', new Uint8Array(100))]).subarray(0, 50),
     )
-    await until(() => stuck.status !== 'open')
+    while (stuck.status === 'open') await clock.advance(STALL_MS / 10)
     expect(dropped('stalled')).toBe(1)
-    await new Promise((resolve) => setTimeout(resolve, 2 * STALL_MS))
+    await clock.advance(2 * STALL_MS)
     expect(idle.status).toBe('open')
     expect(replies).toHaveLength(1)
   })
 
   test('sends a frame slowly but steadily is served', async () => {
-    const { open, dropped } = await startVictim()
+    const clock = createManualClock()
+    const { open, dropped } = await startVictim(clock)
     const stream = await open()
     const replies = listen(stream)
     const whole = encodeFrames([frame('request', 1, 'test/echo', new Uint8Array(20))]).subarray()
     for (const byte of whole) {
       stream.send(Uint8Array.of(byte))
-      await new Promise((resolve) => setTimeout(resolve, STALL_MS / 10))
+      await clock.advance(STALL_MS / 10)
     }
     await until(() => replies.length === 1)
     expect(dropped('stalled')).toBe(0)
@@ -271,164 +199,5 @@ describe('a caller that', () => {
     const replies = listen(last)
     last.send(encodeFrames([frame('request', 1, 'test/echo')]))
     await until(() => replies.length === 1)
-  })
-})
-
-describe('a called peer that', () => {
-  async function startLiar(
-    answer: (stream: Stream, request: Frame) => void,
-  ): Promise<Victim & { liar: string; streams: Stream[] }> {
-    const victim = await startVictim()
-    const streams: Stream[] = []
-    await victim.raw.handle(RPC_PROTOCOLS.control, (stream) => {
-      streams.push(stream)
-      const read = async (): Promise<void> => {
-        for await (const requests of createFrameDecoder().decode(stream)) {
-          for (const request of requests) answer(stream, request)
-        }
-      }
-      read().catch(() => {})
-    })
-    return { ...victim, liar: victim.raw.peerId.toString(), streams }
-  }
-
-  test('answers what was not asked is cut off', async () => {
-    const { network, liar, dropped } = await startLiar((stream, { id }) => {
-      stream.send(encodeFrames([frame('reply', id + 1)]))
-    })
-    await expect(network.rpc.call(liar, 'test/x', new Uint8Array())).rejects.toMatchObject({
-      code: 'peer_unreachable',
-    })
-    expect(dropped('unexpected')).toBe(1)
-  })
-
-  test('answers twice is cut off after the first answer counted', async () => {
-    const { network, liar, dropped } = await startLiar((stream, { id }) => {
-      stream.send(encodeFrames([frame('reply', id, '', Uint8Array.of(1))]))
-      stream.send(encodeFrames([frame('reply', id, '', Uint8Array.of(2))]))
-    })
-    const reply = await network.rpc.call(liar, 'test/x', new Uint8Array())
-    expect(reply).toEqual(Uint8Array.of(1))
-    await until(() => dropped('unexpected') === 1)
-  })
-
-  test.each([
-    ['no dag-cbor', Uint8Array.of(255, 1, 2), 'message_invalid'],
-    ['other fields', encodeCbor({ code: 'conflict', message: 'x', stack: 'y' }), 'message_invalid'],
-    ['an unknown code', encodeCbor({ code: 'toString', message: 'x' }), 'internal'],
-    ['a known code', encodeCbor({ code: 'conflict', message: 'x' }), 'conflict'],
-  ])('faults with %s', async (_what, payload, code) => {
-    const { network, liar } = await startLiar((stream, { id }) => {
-      stream.send(encodeFrames([frame('fault', id, '', payload)]))
-    })
-    await expect(network.rpc.call(liar, 'test/x', new Uint8Array())).rejects.toMatchObject({ code })
-  })
-
-  test('resets the stream: the call fails at once, the next opens another', async () => {
-    let calls = 0
-    const { network, liar, streams } = await startLiar((stream, { id }) => {
-      calls++
-      if (calls === 1) stream.abort(new Error('no'))
-      else stream.send(encodeFrames([frame('reply', id)]))
-    })
-    await expect(network.rpc.call(liar, 'test/x', new Uint8Array())).rejects.toMatchObject({
-      code: 'peer_unreachable',
-    })
-    await network.rpc.call(liar, 'test/x', new Uint8Array())
-    // Once: a request that was sent is not sent again, for it may have been carried out.
-    expect(calls).toBe(2)
-    expect(streams).toHaveLength(2)
-  })
-
-  test('resets the stream under a call that may be made twice: it is, and not for ever', async () => {
-    let calls = 0
-    const { network, liar } = await startLiar((stream, { id, method }) => {
-      calls++
-      if (method === 'test/never' || calls < 3) stream.abort(new Error('no'))
-      else stream.send(encodeFrames([frame('reply', id)]))
-    })
-    const call = (method: string): Promise<Uint8Array> =>
-      network.rpc.call(liar, method, new Uint8Array(), { repeatable: true })
-    expect(await call('test/x')).toEqual(new Uint8Array())
-    expect(calls).toBe(3)
-    await expect(call('test/never')).rejects.toMatchObject({ code: 'peer_unreachable' })
-    expect(calls).toBe(7)
-  })
-
-  test('closes the stream politely: the next call opens another', async () => {
-    const { network, liar, streams } = await startLiar((stream, { id }) => {
-      stream.send(encodeFrames([frame('reply', id)]))
-    })
-    await network.rpc.call(liar, 'test/x', new Uint8Array())
-    await streams[0]?.close()
-    await new Promise((resolve) => setTimeout(resolve, 20))
-    await network.rpc.call(liar, 'test/x', new Uint8Array())
-    expect(streams).toHaveLength(2)
-  })
-
-  test('is called many times at once gets one stream', async () => {
-    const { network, liar, streams } = await startLiar((stream, { id }) => {
-      stream.send(encodeFrames([frame('reply', id)]))
-    })
-    await Promise.all(
-      Array.from({ length: 20 }, () => network.rpc.call(liar, 'test/x', new Uint8Array())),
-    )
-    expect(streams).toHaveLength(1)
-  })
-
-  test('answers too late does not write into memory that is no longer its own', async () => {
-    const { network, liar } = await startLiar((stream, { id }) => {
-      const bytes = encodeFrames([
-        frame('reply', id, '', new Uint8Array(200_000).fill(7)),
-      ]).subarray()
-      stream.send(bytes.subarray(0, 100_000))
-      setTimeout(() => stream.send(bytes.subarray(100_000)), STALL_MS / 2)
-    })
-    const into = new Uint8Array(200_000)
-    const options = { deadlineMs: STALL_MS / 4, into }
-    await expect(network.rpc.call(liar, 'test/x', new Uint8Array(), options)).rejects.toMatchObject(
-      { code: 'timeout' },
-    )
-    expect(into.at(90_000)).toBe(7)
-    into.fill(1)
-    await new Promise((resolve) => setTimeout(resolve, STALL_MS))
-    // The stream lives, and what came late was dropped.
-    expect((await network.rpc.call(liar, 'test/x', new Uint8Array())).length).toBe(200_000)
-    expect(into.every((byte) => byte === 1)).toBe(true)
-  })
-
-  test('never answers is left after so many requests', async () => {
-    const { network, liar, streams } = await startLiar(() => {})
-    const call = (): Promise<unknown> =>
-      network.rpc.call(liar, 'test/x', new Uint8Array(), { deadlineMs: 20 }).catch(() => {})
-    await Promise.all(Array.from({ length: LIMITS.rpcRequestsInFlight }, call))
-    await until(() => streams[0]?.status !== 'open')
-    await call()
-    expect(streams).toHaveLength(2)
-  })
-
-  test('takes no more bytes is left', async () => {
-    const victim = await startVictim()
-    await victim.raw.handle(RPC_PROTOCOLS.control, (stream) => {
-      stream.addEventListener('message', () => {})
-      stream.pause()
-    })
-    const liar = victim.raw.peerId.toString()
-    const calls = Array.from({ length: 10 }, () =>
-      victim.network.rpc.call(liar, 'test/x', new Uint8Array(1 << 20)),
-    )
-    const settled = await Promise.allSettled(calls)
-    for (const { status } of settled) expect(status).toBe('rejected')
-    // What could not be sent was tried once more, on a second stream.
-    expect(victim.dropped('not_reading')).toBe(2)
-  })
-
-  test('does not speak peer RPC is unreachable', async () => {
-    const { network, raw } = await startVictim()
-    await expect(
-      network.rpc.call(raw.peerId.toString(), 'test/x', new Uint8Array()),
-    ).rejects.toMatchObject({ code: 'peer_unreachable' })
-    expect(network.connectedPeers()).toEqual([])
-    expect(network.links()).toHaveLength(1)
   })
 })

@@ -48,9 +48,12 @@ describe('a relay', () => {
     const relay = await startRelay({}, { metrics, logger })
     const flooder = await connectRaw(relay)
     const statuses = new Set<number>()
-    for (let time = 0; time < 130; time++) statuses.add(await ask(flooder, { type: 'reserve' }))
+    // More than 120 a minute, however long they take.
+    for (let time = 0; metrics.read('relay_requests_total', 'flood') <= 5; time++) {
+      statuses.add(await ask(flooder, { type: 'reserve' }))
+      expect(time).toBeLessThan(1000)
+    }
     expect(statuses).toEqual(new Set([RELAY_STATUS.ok, RELAY_STATUS.resourceLimitExceeded]))
-    expect(metrics.read('relay_requests_total', 'flood')).toBeGreaterThan(5)
     // A large swarm that meets again asks as often.
     expect(metrics.read('peer_offences_total')).toBe(0)
     const floodOn = async (): Promise<void> => {

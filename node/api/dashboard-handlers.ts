@@ -32,17 +32,13 @@ export function dashboardHandlers({ node, clock, apiUrl, token }: HandlerOptions
   return {
     dashboard: bytesHandler(ROUTES.dashboard, () => file('index.html')),
     dashboardFile: bytesHandler(ROUTES.dashboardFile, ({ file: name }) => file(name)),
-    dashboardLink: handler(ROUTES.dashboardLink, () => ({
+    dashboardLink: handler(ROUTES.dashboardLink, (options) => ({
       // In the fragment, which browsers keep to themselves.
-      link: `${apiUrl()}/#code=${codes.issue()}`,
+      link: `${apiUrl()}/#code=${codes.issue(options)}`,
       expiresInMs: DEADLINES.linkCodeMs,
     })),
     dashboardToken: handler(ROUTES.dashboardToken, async ({ code }, { ports }) => {
-      // Asked first: another user's guesses neither use a code up nor keep the owner out.
-      if (!(await isOwnConnection(ports))) {
-        throw new ShoalError('forbidden', 'this link is for the user whose daemon it is')
-      }
-      codes.redeem(code)
+      codes.redeem(code, await isOwnConnection(ports))
       return { token }
     }),
     downloadCheckpoint: bytesHandler(ROUTES.downloadCheckpoint, async (input) => {

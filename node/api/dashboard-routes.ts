@@ -29,16 +29,16 @@ export const DASHBOARD_ROUTES = {
   dashboardLink: {
     method: 'POST',
     path: '/v1/dashboard-links',
-    summary: 'Makes a link that opens the dashboard, once and soon.',
-    input: none,
+    summary:
+      'Makes a link that opens the dashboard, once and soon. `isForOwnUser`: for the user of the daemon only, where the system tells whose a connection is (Linux); for a link that other users of the machine can see.',
+    input: z.strictObject({ isForOwnUser: z.boolean().default(false) }),
     output: z.object({ link: z.string(), expiresInMs: z.number() }),
     command: 'dashboard',
   },
   dashboardToken: {
     method: 'POST',
     path: '/v1/dashboard-token',
-    summary:
-      'The token for the code of a link to the dashboard. Each code works once; where the system tells who asks (Linux), for the user of the daemon only.',
+    summary: 'The token for the code of a link to the dashboard, which works once.',
     input: z.strictObject({ code: z.string().min(1).max(64) }),
     output: z.object({ token: z.string() }),
     open: true,

@@ -13,37 +13,54 @@ const CODE_BYTES = 32
 
 export interface LinkCodes {
   /** A new code. Beyond `LIMITS.linkCodes` that nobody has brought the oldest is void. */
-  issue(): string
-  /** Throws `unauthorized` for one that is wrong, used or too old, `limit_exceeded` after too many of them. */
-  redeem(code: string): void
+  issue(options: { isForOwnUser: boolean }): string
+  /**
+   * Throws `unauthorized` for one that is wrong, used or too old, `forbidden` for one that is not for who brings it,
+   * `limit_exceeded` after too many wrong ones. `isOwnUser`: whether this process's user brings it.
+   */
+  redeem(code: string, isOwnUser: boolean): void
+}
+
+interface Issued {
+  atMs: number
+  isForOwnUser: boolean
 }
 
 export function createLinkCodes(clock: Clock): LinkCodes {
-  /** When each was issued, by its hash: a look-up by the code itself would tell by its time how near a guess is. */
-  const issued = new Map<string, number>()
-  let wrong: number[] = []
+  /** By hash: a look-up by the code itself would tell by its time how near a guess is. */
+  const issued = new Map<string, Issued>()
+  // What others guess must not keep the own user out.
+  const wrong: Record<'own' | 'others', number[]> = { own: [], others: [] }
+
+  function checkGuesses(who: 'own' | 'others', nowMs: number): void {
+    wrong[who] = wrong[who].filter((atMs) => nowMs - atMs < DEADLINES.linkGuessesMs)
+    if (wrong[who].length < LIMITS.linkGuesses) return
+    throw new ShoalError(
+      'limit_exceeded',
+      'too many wrong links to the dashboard: wait a minute, or paste the token',
+    )
+  }
+
   return {
-    issue() {
+    issue({ isForOwnUser }) {
       const code = randomBytes(CODE_BYTES).toString('base64url')
-      issued.set(hashOf(code), clock.now())
+      issued.set(hashOf(code), { atMs: clock.now(), isForOwnUser })
       const [oldest] = issued.keys()
       if (issued.size > LIMITS.linkCodes && oldest !== undefined) issued.delete(oldest)
       return code
     },
-    redeem(code) {
+    redeem(code, isOwnUser) {
       const nowMs = clock.now()
-      wrong = wrong.filter((atMs) => nowMs - atMs < DEADLINES.linkGuessesMs)
-      if (wrong.length >= LIMITS.linkGuesses) {
-        throw new ShoalError(
-          'limit_exceeded',
-          'too many wrong links to the dashboard: wait a minute, or paste the token',
-        )
-      }
+      const who = isOwnUser ? 'own' : 'others'
+      checkGuesses(who, nowMs)
       const hash = hashOf(code)
-      const issuedMs = issued.get(hash)
+      const found = issued.get(hash)
+      if (found?.isForOwnUser === true && !isOwnUser) {
+        throw new ShoalError('forbidden', 'this link is for the user whose daemon it is')
+      }
       issued.delete(hash)
-      if (issuedMs !== undefined && nowMs - issuedMs < DEADLINES.linkCodeMs) return
-      wrong.push(nowMs)
+      if (found !== undefined && nowMs - found.atMs < DEADLINES.linkCodeMs) return
+      wrong[who].push(nowMs)
       throw new ShoalError(
         'unauthorized',
         'this link has been used, or is too old: `shoal dashboard` makes another',

@@ -17,10 +17,12 @@ export const DASHBOARD_COMMAND: Command = {
   async run(session) {
     const { signal } = session.terminal
     const daemon = session.daemon()
-    const newLink = () => daemon.call(ROUTES.dashboardLink, {}, { signal })
-    // One of its own, because each works only once.
-    if (session.options['open'] !== false) openBrowser((await newLink()).link)
-    const made = await newLink()
+    const newLink = (isForOwnUser: boolean) =>
+      daemon.call(ROUTES.dashboardLink, { isForOwnUser }, { signal })
+    // Other users can see it among the browser's arguments.
+    if (session.options['open'] !== false) openBrowser((await newLink(true)).link)
+    // Another one, because each works only once. Over SSH its connection may come from the user who forwards it.
+    const made = await newLink(false)
     session.emit(made, () => [made.link])
   },
 }

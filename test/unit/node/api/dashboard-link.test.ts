@@ -14,8 +14,8 @@ afterAll(() => local.close())
 
 const JSON_TYPE = { 'content-type': 'application/json' }
 
-async function newCode(): Promise<string> {
-  const { link } = await local.api.client.call(ROUTES.dashboardLink, {})
+async function newCode(isForOwnUser = false): Promise<string> {
+  const { link } = await local.api.client.call(ROUTES.dashboardLink, { isForOwnUser })
   return new URL(link).hash.slice('#code='.length)
 }
 
@@ -71,15 +71,18 @@ test('no page of another site can bring one, nor a name pointed at loopback, nor
 const isRoot = process.getuid?.() === 0 && process.platform === 'linux'
 if (!isRoot) console.warn('another user who brings a code is not tested: that needs root on Linux')
 
-test.skipIf(!isRoot)('another user of the machine who saw the link gets nothing', async () => {
-  const code = await newCode()
-  const nobody = { uid: 65_534, gid: 65_534, cwd: '/', timeout: 60_000 }
-  const data = ['-H', 'Content-Type: application/json', '-d', JSON.stringify({ code })]
-  const path = `${local.api.client.url}/v1/dashboard-token`
-  const { stdout } = await promisify(execFile)('curl', ['-s', ...data, path], nobody)
-  expect(JSON.parse(stdout)).toMatchObject({ status: 403, code: 'forbidden' })
-  expect(await exchange(code)).toMatchObject({ status: 200 })
-})
+test.skipIf(!isRoot)(
+  'another user of the machine who saw the browser start gets nothing',
+  async () => {
+    const code = await newCode(true)
+    const nobody = { uid: 65_534, gid: 65_534, cwd: '/', timeout: 60_000 }
+    const data = ['-H', 'Content-Type: application/json', '-d', JSON.stringify({ code })]
+    const path = `${local.api.client.url}/v1/dashboard-token`
+    const { stdout } = await promisify(execFile)('curl', ['-s', ...data, path], nobody)
+    expect(JSON.parse(stdout)).toMatchObject({ status: 403, code: 'forbidden' })
+    expect(await exchange(code)).toMatchObject({ status: 200 })
+  },
+)
 
 test('who guesses is stopped', async () => {
   for (let guess = 0; guess < LIMITS.linkGuesses; guess++) await exchange(`guess-${guess}`)

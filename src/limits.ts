@@ -41,8 +41,8 @@ export const LIMITS = {
   iceCandidates: 16,
   /** WebRTC connections at once: each has two threads and some sockets of its own. */
   webRtcConnections: 32,
-  /** One message of a data channel: what every stack takes (RFC 8841 §6.1). */
-  webRtcMessageBytes: 64 << 10,
+  /** One message of a data channel, a whole TLS record: longer ones leave in bursts that a busy receiver's socket drops. */
+  webRtcMessageBytes: (16 << 10) + 256,
   /** Under way at once on a WebRTC connection: 1 Gbit/s and 32 ms, twice; a stack closes a channel that holds 16 MiB. */
   webRtcWindowBytes: 8 << 20,
   /** Held of a data channel whose reader pauses: the largest window, twice. */
@@ -145,7 +145,7 @@ export const LIMITS = {
   tensorCalls: 8,
   /** Events kept for SSE resume. */
   eventHistory: 1024,
-  /** Events of one run kept on disk: 10 000 outer steps and what belongs to them, about 12 MB. */
+  /** Events of one run kept on disk: 10 000 outer steps and what belongs to them, about 12 MB, 22 MB in a large swarm. */
   loggedEvents: 20_000,
   /** Other peers whose throughput is noted with each outer step: 1 KB. */
   chartedPeers: 16,

@@ -123,7 +123,8 @@ export const CONFIG_OPTIONS: readonly ConfigOption[] = [
   {
     key: 'portMapping',
     kind: 'switch',
-    summary: 'ask the router to forward the port that is listened on, by UPnP (default on)',
+    summary:
+      'ask the router to forward the port that is listened on, by PCP, NAT-PMP or UPnP (default on)',
   },
   {
     key: 'punch',

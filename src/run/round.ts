@@ -50,7 +50,7 @@ export interface RoundInput {
 
 /**
  * Peers outside the group that are asked in the place of members that give nothing. Of 8 peers with data of their own,
- * of which 30 % fail in each round, a whole group is worth 2 % of the loss.
+ * of which 30 % fail unnoticed in each round, whole groups are worth 2 % of the loss.
  */
 const CANDIDATES_ASKED = 3
 /** Others may have begun to wait for a silent partner when this peer had ended; so much longer they may take. */

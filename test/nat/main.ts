@@ -120,7 +120,7 @@ interface Said {
 /** A router with UPnP, where miniupnpd is installed, and two hosts of one LAN. */
 async function others(): Promise<Said[]> {
   if (!isAllWanted) return []
-  const forwarding = 'port forwarding by UPnP'
+  const forwarding = 'port forwarding by the router'
   const skipped = { isFine: true, text: `${forwarding}: skipped, no miniupnpd here` }
   const after = (ms: number): string => `after ${Math.round(ms)} ms`
   return [

@@ -1,6 +1,9 @@
 /**
  * One reliable, ordered data channel as a wire of libp2p. What passes is encrypted above it as on every other wire, which
  * proves who is there.
+ *
+ * A message of bytes is a piece of the wire. A text is a number: the bytes that the other side has taken so far, from
+ * which the sender learns how much may be under way (`send-window.ts`).
  */
 import type { AbortOptions } from '@libp2p/interface'
 import { AbstractMultiaddrConnection } from '@libp2p/utils'
@@ -10,12 +13,13 @@ import { raceSignal } from '../clock.ts'
 import type { Clock } from '../clock.ts'
 import { ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
+import { createSendWindow } from './send-window.ts'
+import type { SendWindow } from './send-window.ts'
 
-/** Filled up to here; a stack holds more than that itself, and closes a channel at 16 MiB. */
-const HIGH_BYTES = 1 << 20
-const LOW_BYTES = HIGH_BYTES / 2
+/** Taken since the other side was last told: less than its smallest window. */
+const TOLD_BYTES = 16 << 10
 /** Not every stack tells when a channel has emptied. */
-const LOOK_MS = 2
+const LOOK_MS = 10
 /** For what is still to be sent, and for the other side's farewell. */
 const CLOSE_MS = 2_000
 
@@ -33,7 +37,10 @@ export class WebRtcConnection extends AbstractMultiaddrConnection {
   readonly #clock: Clock
   readonly #opened = Promise.withResolvers<void>()
   readonly #freed = Promise.withResolvers<void>()
-  #isDraining = false
+  readonly #window: SendWindow
+  #received = 0
+  #told = 0
+  #isFull = false
 
   constructor(init: WebRtcConnectionInit) {
     super({
@@ -45,12 +52,11 @@ export class WebRtcConnection extends AbstractMultiaddrConnection {
     this.#peerConnection = peerConnection
     this.#channel = channel
     this.#clock = init.clock
+    this.#window = createSendWindow(init.clock)
     this.#opened.promise.catch(() => {})
     channel.binaryType = 'arraybuffer'
-    channel.bufferedAmountLowThreshold = LOW_BYTES
     channel.addEventListener('open', () => this.#opened.resolve())
     channel.addEventListener('message', ({ data }: MessageEvent<unknown>) => this.#take(data))
-    channel.addEventListener('bufferedamountlow', () => this.safeDispatchEvent('drain'))
     channel.addEventListener('close', () => {
       this.#free()
       this.onTransportClosed()
@@ -67,17 +73,21 @@ export class WebRtcConnection extends AbstractMultiaddrConnection {
   }
 
   override sendData(data: Uint8ArrayList): SendResult {
-    this.#channel.send(unshared(data.subarray()))
-    const canSendMore = this.#channel.bufferedAmount < HIGH_BYTES
-    if (!canSendMore) this.#drain().catch((cause: Error) => this.abort(cause))
-    return { sentBytes: data.byteLength, canSendMore }
+    // Others than the window may ask to go on: a cap on uploads that has been raised again.
+    const sentBytes = this.#window.isOpen() ? data.byteLength : 0
+    if (sentBytes > 0) {
+      this.#channel.send(unshared(data.subarray()))
+      this.#window.sent(sentBytes)
+    }
+    this.#isFull = !this.#window.isOpen()
+    return { sentBytes, canSendMore: !this.#isFull }
   }
 
   override async sendClose(options: AbortOptions = {}): Promise<void> {
     const limit = this.#clock.deadline(CLOSE_MS, 'closing a data channel', options.signal)
     try {
       // Bytes that wait are lost with the connection.
-      await this.#untilBuffered(0, limit)
+      await this.#untilSent(limit)
       this.#channel.close()
       await raceSignal(this.#freed.promise, limit)
     } catch {
@@ -92,29 +102,38 @@ export class WebRtcConnection extends AbstractMultiaddrConnection {
     this.#free()
   }
 
-  /** A data channel cannot be stopped: the windows of yamux stop the sender, and the buffer is bounded. */
+  /** A data channel cannot be stopped, but its sender: it hears no more of what is taken. */
   override sendPause(): void {}
 
-  override sendResume(): void {}
+  override sendResume(): void {
+    this.#tell()
+  }
 
   #take(data: unknown): void {
-    if (data instanceof ArrayBuffer && data.byteLength <= LIMITS.webRtcMessageBytes) {
-      this.onData(new Uint8Array(data))
+    if (typeof data === 'string' && /^\d{1,16}$/.test(data) && this.#window.taken(Number(data))) {
+      if (!this.#isFull || !this.#window.isOpen()) return
+      this.#isFull = false
+      this.safeDispatchEvent('drain')
       return
     }
-    this.abort(new ShoalError('message_invalid', 'not a message of bytes, or too long a one'))
+    if (!(data instanceof ArrayBuffer) || data.byteLength > LIMITS.webRtcMessageBytes) {
+      this.abort(new ShoalError('message_invalid', 'no piece of a wire, or too long a one'))
+      return
+    }
+    this.#received += data.byteLength
+    this.onData(new Uint8Array(data))
+    this.#tell()
   }
 
-  async #drain(): Promise<void> {
-    if (this.#isDraining) return
-    this.#isDraining = true
-    await this.#untilBuffered(LOW_BYTES)
-    this.#isDraining = false
-    this.safeDispatchEvent('drain')
+  #tell(): void {
+    const isDue = this.#received - this.#told >= TOLD_BYTES && this.readStatus !== 'paused'
+    if (!isDue || this.#channel.readyState !== 'open') return
+    this.#told = this.#received
+    this.#channel.send(String(this.#received))
   }
 
-  async #untilBuffered(bytes: number, signal?: AbortSignal): Promise<void> {
-    while (this.#channel.readyState === 'open' && this.#channel.bufferedAmount > bytes) {
+  async #untilSent(signal: AbortSignal): Promise<void> {
+    while (this.#channel.readyState === 'open' && this.#channel.bufferedAmount > 0) {
       await this.#clock.sleep(LOOK_MS, signal)
     }
   }

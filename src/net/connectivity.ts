@@ -51,6 +51,8 @@ export interface Connectivity {
   readonly isPublic: boolean
   /** Where this node tells others how they look from outside. */
   readonly reflectorPorts: readonly number[]
+  /** Whether WebRTC connections can be made. */
+  readonly hasWebRtc: boolean
   reachability(): NetworkReachability
   nat(): NatReport
   forwarding(): PortForwarding | undefined
@@ -97,7 +99,7 @@ export async function createConnectivity(
     forwarding,
   })
   const { nat, webRtc } = createNatParts(parts, options)
-  const outsideHosts = (): string[] => reachability.seenAt()
+  const outsideHosts = (): string[] => reachability.outsideHosts()
   const paths = createDirectPaths({
     ...base,
     self: libp2p.peerId.toString(),
@@ -123,6 +125,7 @@ export async function createConnectivity(
   return {
     isPublic,
     reflectorPorts,
+    hasWebRtc: webRtc !== undefined,
     start() {
       const { circuits } = libp2p.services
       const isServed = (): boolean => isPublic || reachability.isPublicByIp4()

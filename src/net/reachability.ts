@@ -54,6 +54,8 @@ export interface Reachability {
   ask(peer: string, sighting?: Sighting): void
   /** IPs at which neighbours see this node; those on the internet say what others can use. */
   seenAt(): string[]
+  /** Of these, where most see it: who is seen there too may be on the same LAN. */
+  outsideHosts(): string[]
   /** Something about the network has changed: proofs are made again. */
   recheck(): void
   /** Has neighbours dial each port by itself. Never rejects: what is not known when the signal fires stays so. */
@@ -114,6 +116,7 @@ export function createReachability(options: ReachabilityOptions): Reachability {
       if (!proofs.isPublic() && sightings.of(peer) !== undefined) void ask(peer)
     },
     seenAt: () => sightings.hosts(),
+    outsideHosts: () => sightings.likelyHosts(),
     recheck: () => void askSome(),
     check: (signal) => checkPorts(context, proofs, AbortSignal.any([signal, stopping.signal])),
     stop() {

@@ -22,6 +22,8 @@ export interface Sightings {
   peers(): string[]
   /** IPs that neighbours see; those on the internet, if there are any, say what others can use. */
   hosts(): string[]
+  /** Of these, the one that most networks see, by IPv4 and by IPv6 each; several when they are even. */
+  likelyHosts(): string[]
   /** Whether this node is known to be seen at this IP. */
   isCorroborated(host: string): boolean
   /** Networks that the neighbours are in, and the one of this neighbour. */
@@ -31,23 +33,33 @@ export interface Sightings {
 
 export function createSightings(): Sightings {
   const sightings = new Map<string, Sighting>()
+  const hosts = (): string[] => {
+    const all = [...sightings.values()].map(({ seen }) => hostOf(seen) ?? '')
+    const outside = all.filter((host) => isGlobalHost(host))
+    return [...new Set(outside.length > 0 ? outside : all)].filter((host) => host !== '')
+  }
+  /** Networks of all that say anything, and of those that agree. */
+  const votes = (host: string): { all: number; agreeing: number } => {
+    const witnesses = [...sightings.values()].filter(({ seen, from }) =>
+      isWitness(host, seen, from),
+    )
+    const agreeing = witnesses.filter(({ seen }) => hostOf(seen) === host)
+    return { all: networksOf(witnesses).size, agreeing: networksOf(agreeing).size }
+  }
   return {
     note: (peer, sighting) => void sightings.set(peer, sighting),
     forget: (peer) => void sightings.delete(peer),
     of: (peer) => sightings.get(peer),
     peers: () => [...sightings.keys()],
-    hosts() {
-      const hosts = [...sightings.values()].map(({ seen }) => hostOf(seen) ?? '')
-      const outside = hosts.filter((host) => isGlobalHost(host))
-      return [...new Set(outside.length > 0 ? outside : hosts)].filter((host) => host !== '')
-    },
+    hosts,
+    likelyHosts: () =>
+      hosts().filter((host) => {
+        const rivals = hosts().filter((other) => other.includes(':') === host.includes(':'))
+        return rivals.every((rival) => votes(rival).agreeing <= votes(host).agreeing)
+      }),
     isCorroborated(host) {
-      const witnesses = [...sightings.values()].filter(({ seen, from }) =>
-        isWitness(host, seen, from),
-      )
-      const agreeing = witnesses.filter(({ seen }) => hostOf(seen) === host)
-      const networks = networksOf(agreeing).size
-      return networks >= NETWORKS && 2 * networks > networksOf(witnesses).size
+      const { all, agreeing } = votes(host)
+      return agreeing >= NETWORKS && 2 * agreeing > all
     },
     networks: () => networksOf(sightings.values()),
     networkOf(peer) {

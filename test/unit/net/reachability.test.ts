@@ -247,6 +247,12 @@ describe('a neighbour that has come in, and lies about where', () => {
     // It could be dialled on this machine: that much the connections prove.
     expect(seeker.reachability.verdict()).toBe('public')
     expect([...seeker.believed]).toEqual([])
+    // Nobody else says anything: where else might it be?
+    expect(seeker.reachability.outsideHosts()).toEqual([victim])
+    await meet(seeker, await startLiar('127.0.8.1', honest), honest)
+    await meet(seeker, await startLiar('127.0.9.1', honest), honest)
+    expect(seeker.reachability.seenAt()).toEqual([victim, honest])
+    expect(seeker.reachability.outsideHosts()).toEqual([honest])
   })
 
   test('is outvoted by those who see the truth', async () => {
@@ -260,6 +266,8 @@ describe('a neighbour that has come in, and lies about where', () => {
     }
     await askUntil(seeker, () => new Set(seeker.doubted().map(({ peer }) => peer)).size === 2)
     expect([...seeker.believed]).toEqual([honest])
+    await meet(seeker, await startLiar('127.0.6.1', honest), honest)
+    expect(seeker.reachability.outsideHosts()).toEqual([honest])
   })
 
   test('is believed when another network sees the same', async () => {

@@ -72,6 +72,7 @@ const diagnosisSchema = z.object({
     }),
   ),
   reflectorPorts: z.array(z.number()),
+  webRtc: z.boolean(),
   relays: z.array(z.string()),
   peers: z.object({ direct: z.number(), relayed: z.number() }),
   clock: z.object({ aheadMs: z.number(), peers: z.number() }).nullable(),

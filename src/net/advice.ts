@@ -29,6 +29,7 @@ export function adviceOn(facts: Facts): Advice[] {
     ...onForwarding(facts),
     ...facts.ports.map((port) => onPort(facts, port)),
     ...(facts.public ? [onReflector(facts)] : []),
+    onWebRtc(facts),
     onRelays(facts),
     onClock(facts),
     onBandwidth(facts),
@@ -210,6 +211,18 @@ function onReflector({ reflectorPorts }: Facts): Advice {
   }
   const finding = `answers on ${reflectorPorts.join(' and ')}`
   return { subject, level: 'ok', finding, advice: 'Open them in the firewall for UDP and TCP.' }
+}
+
+function onWebRtc({ webRtc }: Facts): Advice {
+  const subject = 'WebRTC'
+  if (webRtc) return { subject, level: 'ok', finding: 'there', advice: 'Nothing to do.' }
+  return {
+    subject,
+    level: 'hint',
+    finding: 'turned off with --punch, or not installed',
+    advice:
+      'Install @roamhq/wrtc if it has a build for this machine: browsers have no other direct path.',
+  }
 }
 
 function onRelays({ reachability, relays }: Facts): Advice {

@@ -26,6 +26,8 @@ export interface Diagnosis {
   ports: ListenCheck[]
   /** Where this node tells others, by UDP and TCP, how they look from outside. */
   reflectorPorts: number[]
+  /** Whether WebRTC connections can be made, the only ones of a browser. */
+  webRtc: boolean
   /** Peer ids of the relays that lead here. */
   relays: string[]
   /** Peers connected directly, and through relays. */
@@ -44,6 +46,7 @@ export interface DiagnosisOptions {
   clock: Clock
   isPublic: boolean
   reflectorPorts: readonly number[]
+  hasWebRtc: boolean
   reachability: () => NetworkReachability
   renewNat: () => Promise<NatReport>
   forwarding: () => PortForwarding | undefined
@@ -76,6 +79,7 @@ export async function diagnose(
     forwarding: options.forwarding() ?? null,
     ports,
     reflectorPorts: [...options.reflectorPorts],
+    webRtc: options.hasWebRtc,
     relays: options.relays(),
     peers: { direct: direct.size, relayed: options.peers().length - direct.size },
     clock,

@@ -27,7 +27,7 @@ import type { PunchAttempt, PunchOffer } from './punch.ts'
 import { createRateLimit } from './rate-limit.ts'
 import { serveWebRtc } from './webrtc-paths.ts'
 
-/** Of one peer: a search is four requests at most, and the first few come soon after each other. */
+/** Of one peer: a search is five requests at most, and the first few come soon after each other. */
 const PER_MINUTE = 8
 const BURST = 12
 

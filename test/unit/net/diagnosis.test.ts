@@ -190,6 +190,7 @@ test('a diagnosis beside a peer that never answers ends before the command gives
       clock,
       isPublic: false,
       reflectorPorts: [],
+      hasWebRtc: false,
       reachability: () => 'unknown',
       renewNat: async () => UNKNOWN_NAT,
       forwarding: () => undefined,
@@ -224,6 +225,7 @@ describe('advice', () => {
     forwarding: null,
     ports: [{ transport: 'tcp', port: 4010, isReached: false, address: null }],
     reflectorPorts: [],
+    webRtc: true,
     relays: ['a', 'b'],
     peers: { direct: 1, relayed: 1 },
     clock: { aheadMs: 20, peers: 1 },
@@ -265,7 +267,7 @@ describe('advice', () => {
   test('is one sentence on each thing', () => {
     const advice = adviceOn(facts)
     const subjects = ['peers', 'reachability', 'NAT', 'UDP', 'TCP', 'port mapping', 'port 4010/tcp']
-    const others = ['relays', 'clock', 'bandwidth']
+    const others = ['WebRTC', 'relays', 'clock', 'bandwidth']
     expect(advice.map(({ subject }) => subject)).toEqual([...subjects, ...others])
     for (const { advice: sentence } of advice) expect(sentence).toMatch(/^[A-Z].*\.$/)
   })
@@ -306,6 +308,7 @@ describe('advice', () => {
       'TCP',
       'hint',
     ],
+    ['WebRTC that is not there', { webRtc: false }, 'WebRTC', 'hint'],
     ['no bandwidth', { bandwidth: null, bandwidthFault: 'x' }, 'bandwidth', 'hint'],
   ])('on %s', (_what, changed, subject, level) => {
     const found = adviceOn({ ...facts, ...changed }).find((advice) => advice.subject === subject)

@@ -13,6 +13,8 @@ const REACH = { x: 165, y: 110 }
 /** What names take beside the circle, alone and with a second line. */
 const NAME_WIDTH = 108
 const TEXT_WIDTH = 142
+/** What peers of other runs take around the circle. */
+const RIM_WIDTH = 70
 /** More members than that are drawn smaller and without names; the table has them. */
 const NAMED_MAX = 24
 /** Outer steps behind the first within which a member's last round counts as of now. */
@@ -35,7 +37,7 @@ export function createGraph(container) {
   let drawn = ''
   const draw = () => {
     if (shown === undefined) return
-    const frame = frameOf(container.clientWidth)
+    const frame = frameOf(container.clientWidth, shown[0].members.length <= NAMED_MAX)
     const graph = graphOf(...shown, frame)
     const signature = JSON.stringify(graph)
     // Untouched when nothing has changed, so that its animation goes on.
@@ -55,17 +57,16 @@ export function createGraph(container) {
 /**
  * As wide as there is place, so that texts are no smaller on a phone.
  * @param {number} clientWidth 0 of what is not on the page
+ * @param {boolean} isNamed
  * @returns {Frame}
  */
-function frameOf(clientWidth) {
+function frameOf(clientWidth, isNamed) {
   const width = Math.max(280, Math.min(WIDTH_MAX, clientWidth || WIDTH_MAX))
+  const nameWidth = width < WIDTH_OF_TEXTS ? NAME_WIDTH : TEXT_WIDTH
   return {
     width,
     center: { x: width / 2, y: HEIGHT / 2 },
-    radius: {
-      x: Math.min(REACH.x, width / 2 - (width < WIDTH_OF_TEXTS ? NAME_WIDTH : TEXT_WIDTH)),
-      y: REACH.y,
-    },
+    radius: { x: Math.min(REACH.x, width / 2 - (isNamed ? nameWidth : RIM_WIDTH)), y: REACH.y },
   }
 }
 

@@ -5,6 +5,20 @@ import { bytes, decimal, duration, integer, shortPeer } from './format.js'
 /** @import { Link } from '../../src/net/network.ts' */
 /** @import { RunView } from '../../src/run/view.ts' */
 
+const MEMBER_COLUMNS = [
+  'Peer',
+  'Status',
+  'Step',
+  'Loss',
+  'Tokens/s',
+  'Link',
+  'Averaged with',
+  'Sent',
+  'Received',
+]
+/** A swarm may have thousands, and the table is looked through every second. */
+const MEMBERS_MAX = 200
+
 /**
  * @param {HTMLTableElement} table
  * @param {RunView} view
@@ -12,20 +26,26 @@ import { bytes, decimal, duration, integer, shortPeer } from './format.js'
  */
 export function showMembers(table, { members }, links) {
   const paths = new Map(links.map(({ peer, direct }) => [peer, direct ? 'direct' : 'relayed']))
+  const shown = members.slice(0, MEMBERS_MAX)
+  const left = members.length - shown.length
+  const rest = left === 0 ? [] : [[`and ${left} more`, ...MEMBER_COLUMNS.slice(1).map(() => '')]]
   setTable(
     table,
-    ['Peer', 'Status', 'Step', 'Loss', 'Tokens/s', 'Link', 'Averaged with', 'Sent', 'Received'],
-    members.map((member) => [
-      html('span', { title: member.peer, class: 'mono' }, nameOf(member)),
-      member.status,
-      String(member.outerStep),
-      decimal(member.loss),
-      integer(member.tokensPerSecond),
-      member.self ? '' : (paths.get(member.peer) ?? 'none'),
-      member.partners.map(shortPeer).join(' '),
-      bytes(member.bytesSent),
-      bytes(member.bytesReceived),
-    ]),
+    MEMBER_COLUMNS,
+    [
+      ...shown.map((member) => [
+        html('span', { title: member.peer, class: 'mono' }, nameOf(member)),
+        member.status,
+        String(member.outerStep),
+        decimal(member.loss),
+        integer(member.tokensPerSecond),
+        member.self ? '' : (paths.get(member.peer) ?? 'none'),
+        member.partners.map(shortPeer).join(' '),
+        bytes(member.bytesSent),
+        bytes(member.bytesReceived),
+      ]),
+      ...rest,
+    ],
     'nobody yet',
   )
 }

@@ -275,9 +275,24 @@ describe.skipIf(chromium === undefined)('the dashboard', () => {
       createGraph(place)(${JSON.stringify({ ...view, members: many })}, ${JSON.stringify([...links, stranger])})
       const count = (what) => place.querySelectorAll(what).length
       const label = place.querySelector('svg').getAttribute('aria-label')
-      return [...['.member', '.link.relayed', '.link.direct', '.stranger', '.averaging', '.name'].map(count), label]
+      const { showMembers } = await import('/dashboard/tables.js')
+      const table = document.createElement('table')
+      const [first] = ${JSON.stringify(many)}
+      const members = Array.from({ length: 1000 }, (_, n) => ({ ...first, peer: 'peer ' + n }))
+      showMembers(table, { ...${JSON.stringify(view)}, members }, [])
+      const last = table.rows[table.rows.length - 1].textContent
+      return [last, ...['.member', '.link.relayed', '.link.direct', '.stranger', '.averaging', '.name'].map(count), label]
     })()`)
-    expect(counts).toEqual([40, 2, 2, 1, 39, 0, expect.stringContaining('1 direct and 2 relayed')])
+    expect(counts).toEqual([
+      'and 800 more',
+      40,
+      2,
+      2,
+      1,
+      39,
+      0,
+      expect.stringContaining('1 direct and 2 relayed'),
+    ])
   })
 
   test('has nothing refused by its own content security policy, and no error', () => {

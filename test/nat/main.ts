@@ -20,7 +20,7 @@ import { subsetOf } from './subset.ts'
 /** Of all 64 pairs: what prototypes reached. */
 const DIRECT_MIN = 37
 
-const COLUMN = 16
+const COLUMN = 18
 
 const { values } = parseArgs({
   options: {

@@ -23,8 +23,8 @@ export interface EventHistory {
   wait(after: number, signal: AbortSignal): Promise<void>
   /** Id for a reader to resume after event `number`; it names this history, so that a restart is noticed. */
   idOf(number: number): string
-  /** The number in an id of this history; 0 for ids of another one: then the reader gets all that is kept. */
-  numberOf(id: string): number
+  /** The number in an id of this history; undefined for ids of another one. */
+  numberOf(id: string): number | undefined
 }
 
 export function createEventHistory(size: number = LIMITS.eventHistory): EventHistory {
@@ -53,8 +53,8 @@ export function createEventHistory(size: number = LIMITS.eventHistory): EventHis
     idOf: (number) => `${name}-${number}`,
     numberOf(id) {
       const [owner, digits = ''] = id.split('-')
-      const number = owner === name && /^\d{1,15}$/.test(digits) ? Number(digits) : 0
-      return Math.min(number, count)
+      const isOwn = owner === name && /^\d{1,15}$/.test(digits)
+      return isOwn ? Math.min(Number(digits), count) : undefined
     },
   }
 }

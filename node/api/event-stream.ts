@@ -37,14 +37,16 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
 }
 
 async function* eventFrames(options: EventStreamOptions): AsyncGenerator<string, void> {
-  const { history, clock, signal } = options
-  let position =
-    options.lastEventId === undefined ? history.newest() : history.numberOf(options.lastEventId)
+  const { history, clock, signal, lastEventId } = options
+  const resumed = lastEventId === undefined ? history.newest() : history.numberOf(lastEventId)
+  // After a restart the reader gets all that is kept.
+  let position = resumed ?? 0
   // The id lets a reader resume even when the connection breaks before its first event.
   yield `retry: 1000\nid: ${history.idOf(position)}\n\n`
+  if (resumed === undefined) yield gapFrame(null)
   while (!signal.aborted) {
     const { events, missed } = history.since(position)
-    if (missed > 0) yield `event: gap\ndata: ${JSON.stringify({ missed })}\n\n`
+    if (missed > 0) yield gapFrame(missed)
     for (const { number, event } of events) {
       position = number
       yield `id: ${history.idOf(number)}\ndata: ${JSON.stringify(event)}\n\n`
@@ -57,4 +59,9 @@ async function* eventFrames(options: EventStreamOptions): AsyncGenerator<string,
     )
     if (!woken && !signal.aborted) yield ': heartbeat\n\n'
   }
+}
+
+/** `missed`: null where nobody knows. */
+function gapFrame(missed: number | null): string {
+  return `event: gap\ndata: ${JSON.stringify({ missed })}\n\n`
 }

@@ -82,7 +82,8 @@ const NODE_ROUTES = {
   events: {
     method: 'GET',
     path: '/v1/events',
-    summary: 'Domain events as they happen; resumes after the `Last-Event-ID` header.',
+    summary:
+      'Domain events as they happen; resumes after the `Last-Event-ID` header. An event `gap` tells how many have been missed meanwhile, `null` when the daemon was started again.',
     input: none,
     output: runEventSchema,
     answer: 'events',

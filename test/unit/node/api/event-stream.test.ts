@@ -73,6 +73,29 @@ describe('the event stream', () => {
     expect(await text).toContain(JSON.stringify(event(5)))
   })
 
+  test('tells a reader that resumes after a restart that nobody knows what it missed', async () => {
+    const history = createEventHistory()
+    history.append(event(1))
+    const stream = eventStream({
+      history,
+      clock: systemClock,
+      heartbeatMs: HEARTBEAT_MS,
+      lastEventId: createEventHistory().idOf(7),
+      signal: never,
+      onEnd: () => {},
+    })
+    const frames: string[] = []
+    for await (const frame of stream) {
+      frames.push(new TextDecoder().decode(frame))
+      if (frames.length === 3) break
+    }
+    expect(frames).toEqual([
+      `retry: 1000\nid: ${history.idOf(0)}\n\n`,
+      'event: gap\ndata: {"missed":null}\n\n',
+      `id: ${history.idOf(1)}\ndata: ${JSON.stringify(event(1))}\n\n`,
+    ])
+  })
+
   test('holds nothing for a reader that does not read, and ends when it goes', async () => {
     const history = createEventHistory(10)
     let ends = 0

@@ -2,6 +2,7 @@
 import type { CID } from 'multiformats/cid'
 import { withDeadline } from '../clock.ts'
 import { LIMITS } from '../limits.ts'
+import type { Averaging } from './manifest.ts'
 import type { RunContext } from './run-context.ts'
 
 /** First look-ups follow quickly: peers that start together find each other in seconds; later ones only heal. */
@@ -9,6 +10,14 @@ const LOOKUP_INTERVALS_MS = [1_000, 2_000, 4_000, 8_000, 15_000, 30_000]
 /** Connections kept to members of one run. */
 const CONNECTIONS = LIMITS.groupPeers
 const CONNECT_MS = 10_000
+/** A member that hangs up is dialled at once, but not more often than this. */
+const REDIAL_MS = 15_000
+
+/** What meets its members. */
+interface Host extends Pick<RunContext, 'clock' | 'logger' | 'id' | 'self'> {
+  network: Pick<RunContext['network'], 'connect' | 'connectedPeers'>
+  state: Pick<RunContext['state'], 'sync'>
+}
 
 /** What looks for its members: a run, or an averaging group. */
 export type Seeker = Pick<RunContext, 'network' | 'state' | 'clock' | 'logger' | 'id' | 'self'> & {
@@ -37,7 +46,7 @@ export async function discoverMembers(run: Seeker, cid: CID, signal: AbortSignal
   }
 }
 
-async function introduce(run: Seeker, peer: string, signal: AbortSignal): Promise<void> {
+async function introduce(run: Host, peer: string, signal: AbortSignal): Promise<void> {
   if (peer === run.self || run.network.connectedPeers().includes(peer)) return
   try {
     await withDeadline(run.clock, CONNECT_MS, `connecting to ${peer}`, signal, async (limited) => {
@@ -49,24 +58,42 @@ async function introduce(run: Seeker, peer: string, signal: AbortSignal): Promis
   }
 }
 
+/** A run whose members' connections are watched. */
+export interface Watched extends Host {
+  network: Host['network'] & Pick<RunContext['network'], 'onConnect' | 'onDisconnect'>
+  manifest: { averaging: Pick<Averaging, 'rule'> }
+  membership: Pick<RunContext['membership'], 'doubt' | 'trust'> & {
+    others(): readonly { peer: string }[]
+  }
+}
+
 /**
  * Leaves a member whose connection has ended out of rounds until it is back, which is tried at once: most often its
- * process is gone, and all who were connected to it know that before the next groups are made. Returns the function
- * that stops it.
+ * process is gone, and all who were connected to it know that before the next groups are made. In an all-reduce run, in
+ * which all must come to the same group, a link that drops for a moment leaves nobody out. Returns the function that
+ * stops it.
  */
-export function watchConnections(run: RunContext, signal: AbortSignal): () => Promise<void> {
-  const meetings = new Set<Promise<void>>()
+export function watchConnections(run: Watched, signal: AbortSignal): () => Promise<void> {
+  const isExact = run.manifest.averaging.rule === 'diloco'
+  /** Each stays for as long as its peer is not dialled again: one that hangs up all the time is left to the look-ups. */
+  const meetings = new Map<string, Promise<void>>()
+  const meet = async (peer: string): Promise<void> => {
+    await introduce(run, peer, signal)
+    if (!run.network.connectedPeers().includes(peer)) run.membership.doubt(peer)
+    await run.clock.sleep(REDIAL_MS, signal).catch(() => {})
+    meetings.delete(peer)
+  }
   const forgetLoss = run.network.onDisconnect((peer) => {
     if (!run.membership.others().some((member) => member.peer === peer)) return
-    run.membership.doubt(peer)
-    const meeting = introduce(run, peer, signal).finally(() => meetings.delete(meeting))
-    meetings.add(meeting)
+    const isDialled = !meetings.has(peer) && meetings.size < CONNECTIONS
+    if (!isExact || !isDialled) run.membership.doubt(peer)
+    if (isDialled) meetings.set(peer, meet(peer))
   })
   const forgetReturn = run.network.onConnect((peer) => run.membership.trust(peer))
   return async () => {
     forgetLoss()
     forgetReturn()
-    await Promise.all(meetings)
+    await Promise.all(meetings.values())
   }
 }
 

@@ -77,21 +77,17 @@ export function createRunCollection(deps: RunCollectionDependencies): RunCollect
         await pins.release()
       }
     },
-    async join(idOrLink, { text, signal, ...options } = {}) {
+    async join(idOrLink, options = {}) {
       const link = parseRunLink(idOrLink)
-      const present = runs.get(link.id)
-      if (present !== undefined) return present.view()
+      // One that is being left is gone in a moment.
+      const present = await inTurn(link.id, async () => runs.get(link.id)?.view())
+      if (present !== undefined) return present
+      const { signal } = options
       const either = signal === undefined ? ending.signal : AbortSignal.any([ending.signal, signal])
       const pins = references.pin()
       const release = references.retain([link.id])
       try {
-        const found = await findManifest(link, deps, either)
-        const trainer = trainerFor(found.manifest.model.kind, options.trainer)
-        const isShared = found.manifest.data?.text !== null
-        if (text === undefined && !isShared && trainer === 'embedded') throw noData()
-        const own = text === undefined ? null : await storeBytes(text, pins.blobs)
-        const membership = { version: 1, text: own, trainer } as const
-        const input = { ...found, id: link.id, membership }
+        const input = await joinInput(link, options, { ...deps, blobs: pins.blobs }, either)
         return await inTurn(link.id, () => start(runs, deps, input))
       } finally {
         await release()
@@ -112,9 +108,12 @@ export function createRunCollection(deps: RunCollectionDependencies): RunCollect
     resume: () => resume(runs, deps),
     async stop() {
       ending.abort(new ShoalError('aborted', 'the node is stopping'))
-      await Promise.allSettled([...runs.values()].map((run) => run.stop()))
-      // A run that is being left is forgotten while the stores are still open.
+      const present = [...runs.values()]
+      await Promise.allSettled(present.map((run) => run.stop()))
+      // A run that is being left is forgotten while the stores are still open, one that was being opened is stopped.
       await settled()
+      const late = [...runs.values()].filter((run) => !present.includes(run))
+      await Promise.allSettled(late.map((run) => run.stop()))
     },
   }
 }
@@ -161,6 +160,21 @@ interface StartInput {
   sources: readonly string[]
   /** Undefined when the run is resumed. */
   membership?: Membership
+}
+
+/** What it takes to start a run of others: its manifest from one of them, and this peer's own text. */
+async function joinInput(
+  link: RunLink,
+  { text, ...options }: JoinOptions,
+  deps: RunDependencies,
+  signal: AbortSignal,
+): Promise<StartInput> {
+  const found = await findManifest(link, deps, signal)
+  const trainer = trainerFor(found.manifest.model.kind, options.trainer)
+  const isShared = found.manifest.data?.text !== null
+  if (text === undefined && !isShared && trainer === 'embedded') throw noData()
+  const own = text === undefined ? null : await storeBytes(text, deps.blobs)
+  return { ...found, id: link.id, membership: { version: 1, text: own, trainer } }
 }
 
 async function start(

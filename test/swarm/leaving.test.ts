@@ -154,8 +154,9 @@ test('a run is joined again only when all of it is forgotten', async () => {
     await second.joinRun(id)
     await waitForRun(second, id, ({ outerStep }) => outerStep > 0)
     const leaving = second.leaveRun(id)
-    await until(() => second.runs().length === 0)
+    // Asked for while it is still there.
     const joining = second.joinRun(id)
+    await until(() => second.runs().length === 0)
     await systemClock.sleep(500)
     expect(second.runs()).toEqual([])
     forget()

@@ -89,7 +89,7 @@ export const CONFIG_OPTIONS: readonly ConfigOption[] = [
     key: 'listen',
     kind: 'list',
     value: 'multiaddr',
-    summary: 'address to listen on, repeatable (default /ip4/0.0.0.0/tcp/4010)',
+    summary: 'address to listen on, repeatable (default port 4010 by IPv4 and IPv6)',
   },
   {
     key: 'announce',

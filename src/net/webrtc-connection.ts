@@ -2,8 +2,8 @@
  * One reliable, ordered data channel as a wire of libp2p. What passes is encrypted above it as on every other wire, which
  * proves who is there.
  *
- * A message of bytes is a piece of the wire. A text is a number: the bytes that the other side has taken so far, from
- * which the sender learns how much may be under way (`send-window.ts`).
+ * A message of bytes is a piece of the wire. A text is a number, the bytes that the other side has taken so far, from
+ * which the sender learns how much may be under way (`send-window.ts`); or it asks for that number.
  */
 import type { AbortOptions } from '@libp2p/interface'
 import { AbstractMultiaddrConnection } from '@libp2p/utils'
@@ -18,7 +18,8 @@ import type { SendWindow } from './send-window.ts'
 
 /** Taken since the other side was last told: less than its smallest window. */
 const TOLD_BYTES = 16 << 10
-/** Not every stack tells when a channel has emptied. */
+/** Asks for that number at once. */
+const ASK = '?'
 const LOOK_MS = 10
 /** For what is still to be sent, and for the other side's farewell. */
 const CLOSE_MS = 2_000
@@ -86,8 +87,8 @@ export class WebRtcConnection extends AbstractMultiaddrConnection {
   override async sendClose(options: AbortOptions = {}): Promise<void> {
     const limit = this.#clock.deadline(CLOSE_MS, 'closing a data channel', options.signal)
     try {
-      // Bytes that wait are lost with the connection.
-      await this.#untilSent(limit)
+      // A stack throws away what it has not sent yet.
+      await this.#untilTaken(limit)
       this.#channel.close()
       await raceSignal(this.#freed.promise, limit)
     } catch {
@@ -106,7 +107,7 @@ export class WebRtcConnection extends AbstractMultiaddrConnection {
   override sendPause(): void {}
 
   override sendResume(): void {
-    this.#tell()
+    this.#tell(TOLD_BYTES)
   }
 
   #take(data: unknown): void {
@@ -116,24 +117,30 @@ export class WebRtcConnection extends AbstractMultiaddrConnection {
       this.safeDispatchEvent('drain')
       return
     }
+    if (data === ASK) {
+      this.#tell(0)
+      return
+    }
     if (!(data instanceof ArrayBuffer) || data.byteLength > LIMITS.webRtcMessageBytes) {
       this.abort(new ShoalError('message_invalid', 'no piece of a wire, or too long a one'))
       return
     }
     this.#received += data.byteLength
     this.onData(new Uint8Array(data))
-    this.#tell()
+    this.#tell(TOLD_BYTES)
   }
 
-  #tell(): void {
-    const isDue = this.#received - this.#told >= TOLD_BYTES && this.readStatus !== 'paused'
+  /** If at least so many bytes are new. */
+  #tell(newBytes: number): void {
+    const isDue = this.#received - this.#told >= newBytes && this.readStatus !== 'paused'
     if (!isDue || this.#channel.readyState !== 'open') return
     this.#told = this.#received
     this.#channel.send(String(this.#received))
   }
 
-  async #untilSent(signal: AbortSignal): Promise<void> {
-    while (this.#channel.readyState === 'open' && this.#channel.bufferedAmount > 0) {
+  async #untilTaken(signal: AbortSignal): Promise<void> {
+    if (this.#channel.readyState === 'open') this.#channel.send(ASK)
+    while (this.#channel.readyState === 'open' && this.#window.bytesInFlight() > 0) {
       await this.#clock.sleep(LOOK_MS, signal)
     }
   }

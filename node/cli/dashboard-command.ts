@@ -23,6 +23,7 @@ export const DASHBOARD_COMMAND: Command = {
     if (session.options['open'] !== false) openBrowser((await newLink(true)).link)
     // Another one, because each works only once. Over SSH its connection may come from the user who forwards it.
     const made = await newLink(false)
+    session.note('the link works once, for two minutes:')
     session.emit(made, () => [made.link])
   },
 }

@@ -18,6 +18,8 @@ const REPORT_MS = 120_000
 const TICK_MS = 1_000
 /** Reflectors kept: two tell how a NAT maps, more only replace them. */
 const REFLECTORS = 8
+/** Of one reflector: by IPv4 and by IPv6. */
+const HOSTS = 2
 
 export interface Endpoint {
   host: string
@@ -96,7 +98,8 @@ const replySchema = z.strictObject({ ports: z.array(z.int().min(1).max(65_535)).
 export function createNatWatch(options: NatWatchOptions): NatWatch {
   const { rpc, probe, needsReflectors, clock, logger } = options
   const stopping = new AbortController()
-  const reflectors = new Map<string, Reflector>()
+  /** By peer: however often one changes its addresses, it takes the place of one. */
+  const reflectors = new Map<string, Reflector[]>()
   let report = UNKNOWN_NAT
   let dueAt = Number.POSITIVE_INFINITY
 
@@ -110,12 +113,13 @@ export function createNatWatch(options: NatWatchOptions): NatWatch {
     const { ports } = parseMessage(replySchema, reply, 'reflector', MESSAGE_BYTES)
     if (ports.length === 0) return
     const isFirst = reflectors.size === 0
-    for (const host of hosts) {
-      reflectors.delete(`${peer} ${host}`)
-      reflectors.set(`${peer} ${host}`, { peer, host, ports })
-      const [oldest] = reflectors.keys()
-      if (reflectors.size > REFLECTORS && oldest !== undefined) reflectors.delete(oldest)
-    }
+    reflectors.delete(peer)
+    reflectors.set(
+      peer,
+      hosts.slice(0, HOSTS).map((host) => ({ peer, host, ports })),
+    )
+    const [oldest] = reflectors.keys()
+    if (reflectors.size > REFLECTORS && oldest !== undefined) reflectors.delete(oldest)
     if (isFirst || report === UNKNOWN_NAT) dueAt = clock.now()
   }
 
@@ -167,6 +171,6 @@ export function createNatWatch(options: NatWatchOptions): NatWatch {
   }
 }
 
-function newest(reflectors: ReadonlyMap<string, Reflector>): Reflector[] {
-  return [...reflectors.values()].toReversed()
+function newest(reflectors: ReadonlyMap<string, readonly Reflector[]>): Reflector[] {
+  return [...reflectors.values()].toReversed().flat()
 }

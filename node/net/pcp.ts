@@ -83,7 +83,8 @@ export function createPcpClient(options: PcpOptions): PcpClient {
           mapping.asked = { router, protocol: 'pcp' }
           const grant = await byPcp(ask, wanted, mapping, options)
           if (grant !== undefined) return grant
-          mapping.asked = undefined
+          // A router that is silent now still forwards what it has granted before.
+          mapping.asked = asked?.router.host === router.host ? asked : undefined
         }
         return await byNatPmp(ask, wanted, mapping, options)
       })

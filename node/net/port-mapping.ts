@@ -2,7 +2,7 @@
 import { isIPv4 } from 'node:net'
 import { multiaddr } from '@multiformats/multiaddr'
 import type { Clock } from '../../src/clock.ts'
-import { messageOf, ShoalError } from '../../src/errors.ts'
+import { asFault, messageOf, ShoalError } from '../../src/errors.ts'
 import type { Logger } from '../../src/log.ts'
 import type { Metrics } from '../../src/metrics.ts'
 import { hostOf, isGlobalHost, portOf, transportOf } from '../../src/net/addresses.ts'
@@ -56,22 +56,33 @@ export function keepPortMapped(options: PortMappingOptions): PortMapping {
   const stopping = new AbortController()
   const ways = [byPcp(options), byUpnp(options)]
   let current: PortForwarding | undefined
+  /** What has granted it. */
+  let held: Way | undefined
+  let leaseEndsMs = 0
 
   /** By what worked before, if anything did; else by whatever works first. */
   async function map(): Promise<number> {
     const faults: string[] = []
-    for (const way of ways.toSorted((a, b) => Number(b.isHeld()) - Number(a.isHeld()))) {
+    let isRefused = false
+    for (const way of ways.toSorted((a, b) => Number(b === held) - Number(a === held))) {
       try {
         const grant = await way.map(stopping.signal)
         if (current === undefined) logger.info('port_mapped', { ...grant.forwarding })
         current = grant.forwarding
+        held = way
+        leaseEndsMs = clock.now() + grant.seconds * 1000
         return Math.max(CHECK_MIN_MS, Math.min(way.checkMs, grant.seconds * 500))
       } catch (thrown) {
         stopping.signal.throwIfAborted()
-        faults.push(messageOf(thrown))
+        const { code, message } = asFault(thrown)
+        if (way === held && code === 'refused') isRefused = true
+        faults.push(message)
       }
     }
+    // What a silent router has granted holds until its lease ends.
+    if (current !== undefined && !isRefused && clock.now() < leaseEndsMs) return CHECK_MIN_MS
     current = undefined
+    held = undefined
     logger.debug('no_port_mapping', { port, message: faults.join('; ') })
     return CHECK_MS
   }
@@ -104,12 +115,10 @@ export function keepPortMapped(options: PortMappingOptions): PortMapping {
 /** One way to have a port forwarded. */
 interface Way {
   checkMs: number
-  /** Rejects with `refused` and a reason. */
+  /** Rejects with `refused` and the router's reason, or with `peer_unreachable`. */
   map(signal: AbortSignal): Promise<PortGrant>
   /** Ends what may have been granted, its answer heard or not. */
   unmap(signal: AbortSignal): Promise<void>
-  /** Whether it has worked last. */
-  isHeld(): boolean
 }
 
 function byPcp({
@@ -119,7 +128,6 @@ function byPcp({
   metrics,
   gateway = gatewayOfSystem,
 }: PortMappingOptions): Way {
-  let isHeld = false
   const client = createPcpClient({
     port,
     clock,
@@ -128,16 +136,14 @@ function byPcp({
   })
   return {
     checkMs: PCP_CHECK_MS,
-    isHeld: () => isHeld,
     unmap: (signal) => client.unmap(signal),
     async map(signal) {
-      isHeld = false
       const router = await gateway(signal)
-      if (router === undefined) throw new ShoalError('refused', 'the system names no router')
+      if (router === undefined)
+        throw new ShoalError('peer_unreachable', 'the system names no router')
       const grant = await client.map(router, LEASE_SECONDS, signal)
       if (grant === undefined)
-        throw new ShoalError('refused', 'no router answers to PCP or NAT-PMP')
-      isHeld = true
+        throw new ShoalError('peer_unreachable', 'no router answers to PCP or NAT-PMP')
       return grant
     },
   }
@@ -149,22 +155,19 @@ async function gatewayOfSystem(signal: AbortSignal): Promise<Endpoint | undefine
 }
 
 function byUpnp({ port, searchAt }: PortMappingOptions): Way {
-  let isHeld = false
   /** Asked for a mapping, whether or not its answer has come. */
   let asked: Gateway | undefined
   return {
     checkMs: CHECK_MS,
-    isHeld: () => isHeld,
     async unmap(signal) {
       if (asked !== undefined) await unmapPort(asked, port, signal)
     },
     async map(signal) {
-      isHeld = false
       const gateway = await findGateway(signal, searchAt)
-      if (gateway === undefined) throw new ShoalError('refused', 'no router answers to UPnP')
+      if (gateway === undefined)
+        throw new ShoalError('peer_unreachable', 'no router answers to UPnP')
       asked = gateway
       await mapPort(gateway, port, LEASE_SECONDS, signal)
-      isHeld = true
       const host = await outsideHost(gateway, signal).catch(() => undefined)
       const outside = host === undefined ? null : { host, port }
       const forwarding = { protocol: 'upnp', router: gateway.host, port, outside } as const

@@ -14,6 +14,7 @@ import { keepPortMapped } from '../../../../node/net/port-mapping.ts'
 import { systemClock } from '../../../../src/clock.ts'
 import type { Clock } from '../../../../src/clock.ts'
 import { createMetrics } from '../../../../src/metrics.ts'
+import { createManualClock } from '../../../manual-clock.ts'
 import { createRecorder, until } from '../../net/memory-network.ts'
 import { startPcpRouter } from './pcp-router.ts'
 
@@ -288,6 +289,36 @@ describe('a node', () => {
     const forwarding = { protocol: speaks, router: '127.0.0.1', port: PORT, outside: OUTSIDE }
     expect(mapping.forwarding()).toEqual(forwarding)
     expect(events.find(({ event }) => event === 'port_mapped')?.fields).toEqual(forwarding)
+    await mapping.close()
+    expect(router.mapped.size).toBe(0)
+  })
+
+  test('keeps what a router that has fallen silent granted, until the lease ends, and gives it back', async () => {
+    const router = await startPcpRouter({ speaks: 'pcp' })
+    const { logger } = createRecorder()
+    const clock = createManualClock()
+    const gateway = async (): Promise<typeof router.at> => router.at
+    const metrics = createMetrics()
+    const options = { port: PORT, clock, logger, metrics, gateway, searchAt: NOWHERE }
+    const mapping = keepPortMapped(options)
+    await until(() => mapping.forwarding() !== undefined)
+    router.behaviour.speaks = 'nothing'
+    const { length } = router.asked
+    const later = async (check: () => boolean, stepMs = 500): Promise<void> => {
+      while (!check()) {
+        await clock.advance(stepMs)
+        await new Promise((resolve) => setTimeout(resolve, 1))
+      }
+    }
+    await later(() => router.asked.length > length + 3)
+    expect(mapping.forwarding()).toMatchObject({ protocol: 'pcp' })
+    await later(() => mapping.forwarding() === undefined, 60_000)
+    router.behaviour.speaks = 'pcp'
+    await later(() => mapping.forwarding() !== undefined)
+    router.behaviour.speaks = 'nothing'
+    const again = router.asked.length
+    await later(() => router.asked.length > again + 3)
+    router.behaviour.speaks = 'pcp'
     await mapping.close()
     expect(router.mapped.size).toBe(0)
   })

@@ -11,7 +11,7 @@ import type { Clock } from '../clock.ts'
 import { ShoalError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import type { OuterState } from '../optim/outer.ts'
-import type { BlobReferences } from '../store/blob-references.ts'
+import { createPins, type BlobReferences, type PinnedBlobs } from '../store/blob-references.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import { decodeCbor, encodeCbor, parseCid } from '../store/content.ts'
 import type { RecordStore } from '../store/record-store.ts'
@@ -108,6 +108,8 @@ export interface RunStore {
   commit(state: StoredState, onCommitted?: () => void): Promise<void>
   /** Keeps blobs until the returned function is called, whatever is committed meanwhile. */
   retain(cids: Iterable<string>): () => Promise<void>
+  /** Keeps what its store is asked for until it is released, whatever is committed meanwhile. */
+  pin(): PinnedBlobs
   /** Whether the run keeps this blob now. */
   holds(cid: string): boolean
   /** Forgets the run: state, membership and blobs. */
@@ -172,6 +174,7 @@ export function createRunStore(
       await pinsBefore.release()
     },
     retain: (cids) => hold.retain(cids),
+    pin: () => createPins(blobs, hold.retain),
     holds: (cid) => hold.holds(cid),
     async forget() {
       const keys = [stateKey, membershipKey, manifestKey]

@@ -92,7 +92,8 @@ export function createBlobReferences(store: BlobStore): BlobReferences {
   }
 }
 
-function createPins(blobs: BlobStore, retain: BlobReferences['retain']): PinnedBlobs {
+/** A store that keeps what it is asked for, by `retain`. */
+export function createPins(blobs: BlobStore, retain: BlobReferences['retain']): PinnedBlobs {
   const releases = new Map<string, () => Promise<void>>()
   const keep = (cid: CID): void => {
     const name = cid.toString()

@@ -12,6 +12,7 @@ import {
 } from '../../../src/run/run-store.ts'
 import { createBlobReferences, type BlobReferences } from '../../../src/store/blob-references.ts'
 import type { BlobStore } from '../../../src/store/blob-store.ts'
+import { cidOf } from '../../../src/store/content.ts'
 import { createMemoryBlobStore, createMemoryRecordStore } from '../../../src/store/memory.ts'
 import type { RecordStore } from '../../../src/store/record-store.ts'
 import { smallManifest } from './small-manifest.ts'
@@ -305,4 +306,30 @@ test('holds the blobs of its newest state and what is kept beside it, and no oth
   expect(store.holds(first)).toBe(false)
   await store.forget()
   expect([store.holds(RUN), store.holds(second)]).toEqual([false, false])
+})
+
+test('what is put into a pinned store outlives commits, until it is released', async () => {
+  const disk = memoryStores()
+  const store = openStore(disk)
+  const pinned = store.pin()
+  const put = async (text: string): Promise<string> => {
+    const bytes = new TextEncoder().encode(text)
+    const cid = await cidOf(bytes, 'raw')
+    await pinned.blobs.put(cid, bytes)
+    return cid.toString()
+  }
+  const made: string[] = []
+  for (let step = 1; step < 4; step++) {
+    made.push(await put(`chunk ${step}`))
+    await commit(store, step)
+  }
+  const names = async (): Promise<string[]> => {
+    const stored = await namesIn(disk.blobs)
+    return made.filter((name) => stored.includes(name))
+  }
+  expect(await names()).toEqual(made)
+  expect(made.map((name) => store.holds(name))).toEqual([true, true, true])
+  await pinned.release()
+  expect(await names()).toEqual([])
+  expect(store.holds(made[0] ?? '')).toBe(false)
 })

@@ -1,9 +1,10 @@
 import { defineConfig } from 'vitest/config'
+import { createRetriedReporter } from './test/retried-reporter.ts'
 
 /** Many nodes, sockets, processes or namespaces, on the real clock. */
 const REAL_CLOCK = [
   'test/{e2e,nat,swarm}/**/*.test.ts',
-  'test/unit/{net,node,scripts}/**/*.test.ts',
+  'test/unit/{net,node/api,node/net,scripts/bench}/**/*.test.ts',
 ]
 
 export default defineConfig({
@@ -12,6 +13,7 @@ export default defineConfig({
     hookTimeout: 60_000,
     // Three files at a time on the 2 cores that are the bar: swarm and e2e tests start many nodes, but wait half of the time.
     maxWorkers: 3,
+    reporters: ['default', createRetriedReporter()],
     projects: [
       {
         extends: true,
@@ -22,7 +24,7 @@ export default defineConfig({
         test: {
           name: 'real clock',
           include: REAL_CLOCK,
-          // A machine that stands still for a second spoils a round and so a test; a fault of ours spoils it every time.
+          // A machine that stands still for a second spoils a round, and so a test. What was tried again is listed.
           retry: 2,
         },
       },

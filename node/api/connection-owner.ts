@@ -1,37 +1,53 @@
-/** Which users of this machine hold the other end of a connection over loopback, where the system tells: on Linux. */
+/** Which user of this machine holds the other end of a connection over loopback, where the system tells: on Linux. */
 import { readFile } from 'node:fs/promises'
+import { isIPv4 } from 'node:net'
+import { endianness } from 'node:os'
+import type { Endpoint } from '../../src/net/nat.ts'
 
 const TABLES = ['/proc/net/tcp', '/proc/net/tcp6']
 /** Columns of such a table: `sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid …`. */
-const [LOCAL, REMOTE, UID] = [1, 2, 7]
+const [LOCAL, REMOTE, STATE, UID] = [1, 2, 3, 7]
+/** A socket that its owner has closed is in another state, and said to be root's. */
+const ESTABLISHED = '01'
 
-/** Ports as they are seen from this end. */
-export interface ConnectionPorts {
-  own: number
-  other: number
-}
-
-/** Whether nobody but this process's user, or root, holds the other end. True where the system does not tell. */
-export async function isOwnConnection(ports: ConnectionPorts): Promise<boolean> {
-  const own = process.getuid?.()
-  if (own === undefined) return true
-  const tables = await Promise.all(TABLES.map((path) => readFile(path, 'latin1').catch(() => '')))
-  return tables.flatMap((table) => ownersIn(table, ports)).every((uid) => uid === own || uid === 0)
+/** Both as they are seen from this end; IPv4. */
+export interface ConnectionEnds {
+  own: Endpoint
+  other: Endpoint
 }
 
 /**
- * User ids of the sockets in such a table that are the other end. There may be several, since addresses are not looked
- * at: all of 127.0.0.0/8 is loopback, and ports of one address say nothing about those of another.
+ * Whether this process's user, or root, holds the other end, now: not once it is closed. True where the system does
+ * not tell.
  */
-export function ownersIn(table: string, { own, other }: ConnectionPorts): number[] {
-  return table.split('\n').flatMap((line) => {
-    const columns = line.trim().split(/\s+/)
-    const fits = portOf(columns[LOCAL]) === other && portOf(columns[REMOTE]) === own
-    return fits ? [Number(columns[UID])] : []
-  })
+export async function isOwnConnection(ends: ConnectionEnds): Promise<boolean> {
+  if (process.platform !== 'linux') return true
+  const tables = await Promise.all(TABLES.map((path) => readFile(path, 'latin1').catch(() => '')))
+  const owner = ownerIn(tables.join('\n'), ends)
+  return owner === 0 || (owner !== undefined && owner === process.getuid?.())
 }
 
-/** Of an address such as `0100007F:0FAB`. */
-function portOf(address: string | undefined): number {
-  return Number.parseInt(address?.split(':')[1] ?? '', 16)
+/**
+ * User id of the socket in such a table that is the other end; undefined when none is. Addresses count, not ports
+ * alone: another user may have the same port at another address of 127.0.0.0/8.
+ */
+export function ownerIn(table: string, { own, other }: ConnectionEnds): number | undefined {
+  const [locals, remotes] = [namesOf(other), namesOf(own)]
+  for (const line of table.split('\n')) {
+    const columns = line.trim().split(/\s+/)
+    const isIt = locals.includes(columns[LOCAL] ?? '') && remotes.includes(columns[REMOTE] ?? '')
+    if (isIt && columns[STATE] === ESTABLISHED) return Number(columns[UID])
+  }
+  return undefined
+}
+
+/** As `0100007F:0FAB`, and as the address mapped to IPv6: words of the network's order, printed in the machine's. */
+function namesOf({ host, port }: Endpoint): string[] {
+  if (!isIPv4(host)) return []
+  const isLittle = endianness() === 'LE'
+  const bytes = host.split('.').map((byte) => Number(byte).toString(16).padStart(2, '0'))
+  const address = (isLittle ? bytes.toReversed() : bytes).join('')
+  const mapped = `${'0'.repeat(16)}${isLittle ? 'ffff0000' : '0000ffff'}${address}`
+  const suffix = `:${port.toString(16).padStart(4, '0')}`
+  return [address, mapped].map((name) => `${name}${suffix}`.toUpperCase())
 }

@@ -37,8 +37,8 @@ export function dashboardHandlers({ node, clock, apiUrl, token }: HandlerOptions
       link: `${apiUrl()}/#code=${codes.issue(options)}`,
       expiresInMs: DEADLINES.linkCodeMs,
     })),
-    dashboardToken: handler(ROUTES.dashboardToken, async ({ code }, { ports }) => {
-      codes.redeem(code, await isOwnConnection(ports))
+    dashboardToken: handler(ROUTES.dashboardToken, async ({ code }, { ends }) => {
+      codes.redeem(code, await isOwnConnection(ends))
       return { token }
     }),
     downloadCheckpoint: bytesHandler(ROUTES.downloadCheckpoint, async (input) => {

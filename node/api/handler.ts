@@ -1,7 +1,7 @@
 /** A handler of a route: what came in is parsed by the route's input schema, what goes out is typed by its output. */
 import type { z } from 'zod'
 import { parseInput } from '../validation.ts'
-import type { ConnectionPorts } from './connection-owner.ts'
+import type { ConnectionEnds } from './connection-owner.ts'
 import type { Download } from './octets.ts'
 import type { BytesRoute, JsonRoute, Route } from './route.ts'
 
@@ -13,7 +13,7 @@ export interface CallContext {
   /** Its length, where the caller has told it. */
   bodyBytes: number | undefined
   /** Of the connection that the call came by. */
-  ports: ConnectionPorts
+  ends: ConnectionEnds
 }
 
 export type Answer = { json: unknown } | { download: Download<Record<string, unknown>> }

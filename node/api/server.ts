@@ -1,6 +1,7 @@
 /** The local API over HTTP on loopback, mounted from the route table. */
 import { createServer } from 'node:http'
 import type { Server, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import { getRequestListener } from '@hono/node-server'
 import type { HttpBindings } from '@hono/node-server'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
@@ -12,6 +13,7 @@ import { FAULTS, ShoalError, asFault, messageOf } from '../../src/errors.ts'
 import { DEADLINES, LIMITS } from '../../src/limits.ts'
 import type { Logger } from '../../src/log.ts'
 import type { ShoalNode } from '../../src/node.ts'
+import type { ConnectionEnds } from './connection-owner.ts'
 import { createEventHistory } from './event-history.ts'
 import type { EventHistory } from './event-history.ts'
 import { eventStream } from './event-stream.ts'
@@ -152,9 +154,7 @@ async function answer(
   const body = bodyOf(incoming, route.body?.bytesMax ?? 0, signal)
   const length = incoming.headers['content-length']
   const bodyBytes = length === undefined ? undefined : Number(length)
-  const { localPort = 0, remotePort = 0 } = incoming.socket
-  const ports = { own: localPort, other: remotePort }
-  const result = await call(raw, { signal, body, bodyBytes, ports })
+  const result = await call(raw, { signal, body, bodyBytes, ends: endsOf(incoming.socket) })
   if (!('download' in result)) return Response.json(result.json)
   // Who is still sending a body that nobody needs does not read the answer before its end.
   if (route.body !== undefined) incoming.resume()
@@ -163,6 +163,14 @@ async function answer(
   const headers = { ...toHeaders(result.download.output), ...type }
   await sendOctets(outgoing, result.download, headers, signal)
   return RESPONSE_ALREADY_SENT
+}
+
+/** Of a socket that is closed already nothing is known. */
+function endsOf({ localAddress, localPort, remoteAddress, remotePort }: Socket): ConnectionEnds {
+  return {
+    own: { host: localAddress ?? '', port: localPort ?? 0 },
+    other: { host: remoteAddress ?? '', port: remotePort ?? 0 },
+  }
 }
 
 /** Fires when the caller goes before it has its answer. */

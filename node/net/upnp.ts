@@ -13,6 +13,7 @@ import { ShoalError } from '../../src/errors.ts'
 import { isGlobalHost } from '../../src/net/addresses.ts'
 import type { Endpoint } from '../../src/net/nat.ts'
 import { hostTowards } from './gateway.ts'
+import { elementsOf, wordOf } from './xml-elements.ts'
 
 /** Where every UPnP device of a LAN listens. */
 const MULTICAST: Endpoint = { host: '239.255.255.250', port: 1900 }
@@ -22,7 +23,7 @@ const REPEAT_MS = 1_000
 const OTHERS_MS = 200
 const HTTP_MS = 5_000
 /** Descriptions of routers have some kilobytes. */
-const BODY_BYTES = 256 << 10
+const BODY_BYTES = 64 << 10
 const LOCATIONS = 8
 const TARGETS = [
   'urn:schemas-upnp-org:device:InternetGatewayDevice:1',
@@ -107,7 +108,7 @@ export async function outsideHost(
   signal: AbortSignal,
 ): Promise<string | undefined> {
   const { text } = await call(gateway, 'GetExternalIPAddress', {}, signal)
-  const host = elementOf(text, 'NewExternalIPAddress')
+  const host = wordOf(text, 'NewExternalIPAddress')
   return host !== undefined && isIPv4(host) && host !== '0.0.0.0' ? host : undefined
 }
 
@@ -116,18 +117,14 @@ type Owner = { kind: 'self' | 'nobody' | 'unknown' } | { kind: 'other'; host: st
 async function ownerOf(gateway: Gateway, port: number, signal: AbortSignal): Promise<Owner> {
   const asked = await call(gateway, 'GetSpecificPortMappingEntry', outsideOf(port), signal)
   if (asked.fault === NO_SUCH_MAPPING) return { kind: 'nobody' }
-  const host = elementOf(asked.text, 'NewInternalClient')
+  const host = wordOf(asked.text, 'NewInternalClient')
   if (asked.fault !== undefined || host === undefined || !isIPv4(host)) return { kind: 'unknown' }
-  const isSamePort = elementOf(asked.text, 'NewInternalPort') === String(port)
+  const isSamePort = wordOf(asked.text, 'NewInternalPort') === String(port)
   return host === gateway.localHost && isSamePort ? { kind: 'self' } : { kind: 'other', host }
 }
 
 function outsideOf(port: number): Record<string, string> {
   return { NewRemoteHost: '', NewExternalPort: String(port), NewProtocol: 'TCP' }
-}
-
-function elementOf(text: string, name: string): string | undefined {
-  return new RegExp(`<${name}(?:\\s[^>]*)?>\\s*([^<\\s]{1,64})\\s*</`).exec(text)?.[1]
 }
 
 /** URLs of descriptions, each of the host that has sent it. */
@@ -173,9 +170,9 @@ async function search(at: Endpoint, signal: AbortSignal): Promise<URL[]> {
 
 async function describe(location: URL, signal: AbortSignal): Promise<Gateway | undefined> {
   const text = await request(location, {}, signal)
-  for (const [, service = ''] of text.matchAll(/<service>([\s\S]*?)<\/service>/g)) {
-    const type = /<serviceType>\s*([^<\s]+)\s*</.exec(service)?.[1] ?? ''
-    const control = /<controlURL>\s*([^<\s]+)\s*</.exec(service)?.[1]
+  for (const service of elementsOf(text, 'service')) {
+    const type = wordOf(service, 'serviceType') ?? ''
+    const control = wordOf(service, 'controlURL')
     if (!SERVICE.test(type) || control === undefined || !URL.canParse(control, location)) continue
     const controlUrl = new URL(control, location)
     if (controlUrl.hostname !== location.hostname) continue
@@ -209,7 +206,8 @@ async function call(
   }
   const text = await request(new URL(controlUrl), { method: 'POST', headers, body }, signal)
   if (text.includes(`${action}Response`)) return { fault: undefined, text }
-  return { fault: /<errorCode>\s*(\d{1,5})\s*</.exec(text)?.[1] ?? 'without a code', text }
+  const code = wordOf(text, 'errorCode') ?? ''
+  return { fault: /^\d{1,5}$/.test(code) ? code : 'without a code', text }
 }
 
 /** The body, whatever the status: faults of SOAP come with 500. */

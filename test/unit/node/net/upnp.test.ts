@@ -203,6 +203,7 @@ describe('a router', () => {
     ['has its controls elsewhere', { control: 'http://192.0.2.1/ctl' }],
     ['forwards nothing', { service: 'urn:schemas-upnp-org:service:Printer:1' }],
     ['describes itself without end', { description: '<service>'.repeat(100_000) }],
+    ['begins services and ends none', { description: '<service>'.repeat(7_000) }],
   ])('that %s is none', async (_what, behaviour) => {
     const { searchAt, asked } = await startRouter(behaviour)
     expect(await findGateway(signal, searchAt)).toBe(undefined)

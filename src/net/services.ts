@@ -134,25 +134,31 @@ interface Stream {
   pieces: AsyncIterator<Uint8Array>
   usedMs: number
   isBusy: boolean
+  /** Aborted at its end: its watcher must not outlive it, or a peer that reads many short ones leaves a crowd. */
+  over: AbortController
 }
 
 function createReplies(clock: Clock): Replies {
   const streams = new Map<number, Stream>()
-  const closing = new AbortController()
   let started = 0
 
-  function drop(id: number, { pieces }: Stream): void {
+  function remove(id: number, { over }: Stream): void {
     streams.delete(id)
+    over.abort(OVER)
+  }
+
+  function drop(id: number, stream: Stream): void {
+    remove(id, stream)
     // What a producer does when it is told to end is nobody's business any more.
-    pieces.return?.().catch(() => {})
+    stream.pieces.return?.().catch(() => {})
   }
 
   /** Drops a stream that is not read on: its caller may have gone without a word. */
   async function watch(id: number, stream: Stream): Promise<void> {
-    while (streams.get(id) === stream) {
+    for (;;) {
       const idleMs = stream.isBusy ? 0 : clock.now() - stream.usedMs
       if (idleMs >= DEADLINES.serviceIdleMs) return drop(id, stream)
-      await clock.sleep(DEADLINES.serviceIdleMs - idleMs, closing.signal)
+      await clock.sleep(DEADLINES.serviceIdleMs - idleMs, stream.over.signal)
     }
   }
 
@@ -165,7 +171,7 @@ function createReplies(clock: Clock): Replies {
       isOver = done === true
       return done === true ? END : { piece: value, stream: id }
     } finally {
-      if (isOver) streams.delete(id)
+      if (isOver) remove(id, stream)
       stream.index++
       stream.isBusy = false
       stream.usedMs = clock.now()
@@ -180,11 +186,12 @@ function createReplies(clock: Clock): Replies {
       if (streams.size >= LIMITS.serviceStreams) {
         throw new ShoalError('limit_exceeded', `${streams.size} replies are being read already`)
       }
-      const stream = { peer, index: 0, pieces: inPieces(reply), usedMs: 0, isBusy: true }
+      const over = new AbortController()
+      const stream = { peer, index: 0, pieces: inPieces(reply), usedMs: 0, isBusy: true, over }
       const id = started++
       streams.set(id, stream)
       const first = await advance(id, stream)
-      // Ends with the stream, or when this is closed.
+      // Ends with the stream.
       if (first.stream !== null) watch(id, stream).catch(() => {})
       return first
     },
@@ -196,12 +203,13 @@ function createReplies(clock: Clock): Replies {
       return advance(id, stream)
     },
     close() {
-      closing.abort(new ShoalError('aborted', 'the node is stopping'))
       for (const [id, stream] of streams) drop(id, stream)
     },
   }
 }
 
+/** One for all: an error made for each stream would cost more than the rest of its end. */
+const OVER = new ShoalError('aborted', 'the reply is over')
 const END: Piece = { piece: new Uint8Array(), stream: null }
 
 async function* follow(

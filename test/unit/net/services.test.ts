@@ -6,7 +6,7 @@ import type { Network } from '../../../src/net/network.ts'
 import { createServices } from '../../../src/net/services.ts'
 import type { Services } from '../../../src/net/services.ts'
 import { encodeCbor } from '../../../src/store/content.ts'
-import { createManualClock } from '../../manual-clock.ts'
+import { createManualClock, settle } from '../../manual-clock.ts'
 import { startPair } from './memory-network.ts'
 
 interface Pair {
@@ -160,6 +160,28 @@ describe('a caller that does not keep the rules', () => {
     await expect(dropped).rejects.toMatchObject({ code: 'not_found' })
     await clock.advance(DEADLINES.serviceIdleMs)
     expect(ended).toBe(2)
+  })
+
+  test('and reads a hundred short replies: none leaves anything behind', async () => {
+    let sleepers = 0
+    const manual = createManualClock()
+    const clock: Clock = {
+      ...manual,
+      sleep: (ms, until) => {
+        sleepers++
+        return manual.sleep(ms, until).finally(() => sleepers--)
+      },
+    }
+    const pair = await startServices(clock)
+    pair.serving.serve('short', async () =>
+      (async function* () {
+        yield bytes('1')
+        yield bytes('2')
+      })(),
+    )
+    for (let n = 0; n < 100; n++) await call(pair, 'short')
+    await settle()
+    expect(sleepers).toBe(0)
   })
 
   test('sends nonsense in vain', async () => {

@@ -283,7 +283,7 @@ function composeServices(
   const exchanges = createExchangeService({ rpc, clock, metrics })
   const states = createStateService({ network, identity, records, clock, random, logger, metrics })
   const stores = { records, blobs, references }
-  const services = createServices({ rpc, clock })
+  const services = createServices({ peerId: network.peerId, rpc, clock })
   const ports = { network, engine, blobExchange, exchanges, states }
   const freshSeed = options.freshSeed ?? (() => crypto.randomUUID())
   const observers = { clock, logger, metrics, emit, log }

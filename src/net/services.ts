@@ -8,15 +8,15 @@
  * idempotent.
  */
 import { z } from 'zod'
-import type { Clock } from '../clock.ts'
+import { raceSignal, withDeadline, type Clock } from '../clock.ts'
 import { ShoalError } from '../errors.ts'
 import { DEADLINES, LIMITS } from '../limits.ts'
 import { encodeCbor } from '../store/content.ts'
 import { parseMessage } from '../store/message.ts'
-import type { Lane, PeerRpc, RpcContext } from './network.ts'
+import type { PeerRpc, RpcContext, RpcHandler } from './network.ts'
 
-const CALL_METHOD = 'service/call'
-const NEXT_METHOD = 'service/next'
+const METHODS = ['service/call', 'service/next'] as const
+type Method = (typeof METHODS)[number]
 
 export const SERVICE_NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/
 
@@ -31,7 +31,7 @@ export interface Services {
   serve(service: string, handler: ServiceHandler): () => void
   /**
    * Resolves with the reply's first piece at hand. Rejects with `refused` when the peer offers no such service, else
-   * with the service's own fault.
+   * with the service's own fault. A node's own services are called alike, within it.
    */
   call(
     peer: string,
@@ -56,23 +56,36 @@ interface Piece {
   stream: number | null
 }
 
-export function createServices({ rpc, clock }: { rpc: PeerRpc; clock: Clock }): Services {
+interface ServicesOptions {
+  /** Of this node. */
+  peerId: string
+  rpc: PeerRpc
+  clock: Clock
+}
+
+export function createServices({ peerId, rpc, clock }: ServicesOptions): Services {
   const handlers = new Map<string, ServiceHandler>()
   const replies = createReplies(clock)
-  const removers = [
-    rpc.handle(CALL_METHOD, async (message, context) => {
+  const methods: Record<Method, RpcHandler> = {
+    'service/call': async (message, context) => {
       const { service, request } = parseMessage(callSchema, message, 'call of a service')
       const handler = handlers.get(service)
       if (handler === undefined) {
         throw new ShoalError('refused', `this peer offers no service "${service}"`)
       }
       return encodeCbor(await replies.begin(context.peer, await handler(request, context)))
-    }),
-    rpc.handle(NEXT_METHOD, async (message, { peer }) => {
+    },
+    'service/next': async (message, { peer }) => {
       const { stream, index } = parseMessage(nextSchema, message, 'question for a piece')
       return encodeCbor(await replies.next(peer, stream, index))
-    }),
-  ]
+    },
+  }
+  const removers = METHODS.map((method) => rpc.handle(method, methods[method]))
+  // A node does not dial itself: its own services are asked here, with the limits of a peer.
+  const askHere: Ask = (method, message, signal) =>
+    withDeadline(clock, DEADLINES.rpcHandlerMs, `answering "${method}"`, signal, (limited) =>
+      raceSignal(methods[method](message, { peer: peerId, signal: limited }), limited),
+    )
   return {
     serve(service, handler) {
       if (!SERVICE_NAME.test(service)) {
@@ -89,7 +102,8 @@ export function createServices({ rpc, clock }: { rpc: PeerRpc; clock: Clock }): 
         if (handlers.get(service) === handler) handlers.delete(service)
       }
     },
-    call: (peer, service, request, { signal }) => callService(rpc, peer, service, request, signal),
+    call: (peer, service, request, { signal }) =>
+      callService(peer === peerId ? askHere : askPeer(rpc, peer), service, request, signal),
     close() {
       for (const remove of removers) remove()
       replies.close()
@@ -97,9 +111,19 @@ export function createServices({ rpc, clock }: { rpc: PeerRpc; clock: Clock }): 
   }
 }
 
+type Ask = (method: Method, message: Uint8Array, signal: AbortSignal) => Promise<Uint8Array>
+
+function askPeer(rpc: PeerRpc, peer: string): Ask {
+  // A call may take its time, and the bulk lane has few places.
+  const lanes = { 'service/call': 'control', 'service/next': 'bulk' } as const
+  return (method, message, signal) => {
+    const options = { signal, deadlineMs: DEADLINES.rpcHandlerMs, lane: lanes[method] }
+    return rpc.call(peer, method, message, options)
+  }
+}
+
 async function callService(
-  rpc: PeerRpc,
-  peer: string,
+  ask: Ask,
   service: string,
   request: Uint8Array,
   signal: AbortSignal,
@@ -110,14 +134,10 @@ async function callService(
       `a request has ${LIMITS.blobBytes} bytes at most: put more in a blob and send its CID`,
     )
   }
-  const ask = async (method: string, question: unknown, lane: Lane): Promise<Piece> => {
-    const options = { signal, deadlineMs: DEADLINES.rpcHandlerMs, lane }
-    const reply = await rpc.call(peer, method, encodeCbor(question), options)
-    return parseMessage(pieceSchema, reply, 'reply of a service')
-  }
-  // A call may take its time, and the bulk lane has few places.
-  const first = await ask(CALL_METHOD, { service, request }, 'control')
-  return follow(first, (stream, index) => ask(NEXT_METHOD, { stream, index }, 'bulk'))
+  const pieceOf = async (method: Method, question: unknown): Promise<Piece> =>
+    parseMessage(pieceSchema, await ask(method, encodeCbor(question), signal), 'reply of a service')
+  const first = await pieceOf('service/call', { service, request })
+  return follow(first, (stream, index) => pieceOf('service/next', { stream, index }))
 }
 
 /** Replies that their callers have not read to the end. */

@@ -18,8 +18,8 @@ interface Pair {
 
 async function startServices(clock: Clock = systemClock): Promise<Pair> {
   const [client, server] = await startPair()
-  const calling = createServices({ rpc: client.rpc, clock: systemClock })
-  const serving = createServices({ rpc: server.rpc, clock })
+  const calling = createServices({ ...client, clock: systemClock })
+  const serving = createServices({ ...server, clock })
   onTestFinished(() => {
     calling.close()
     serving.close()
@@ -30,9 +30,12 @@ async function startServices(clock: Clock = systemClock): Promise<Pair> {
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text)
 const signal = new AbortController().signal
 
-async function call(pair: Pair, service: string, request = bytes('')): Promise<Buffer> {
+async function call(
+  { server, calling }: Pick<Pair, 'server' | 'calling'>,
+  service: string,
+  request = bytes(''),
+): Promise<Buffer> {
   const pieces: Uint8Array[] = []
-  const { server, calling } = pair
   for await (const piece of await calling.call(server.peerId, service, request, { signal })) {
     pieces.push(piece)
   }
@@ -97,6 +100,24 @@ describe('a service', () => {
     await expect(large).rejects.toMatchObject({ code: 'body_too_large' })
   })
 
+  test('of this node itself answers alike, with the same limits', async () => {
+    const clock = createManualClock()
+    const { server, serving } = await startServices(clock)
+    const own = { server, calling: serving }
+    serving.serve('echo', async (request, { peer }) => Buffer.concat([bytes(`${peer}: `), request]))
+    expect(String(await call(own, 'echo', bytes('hello')))).toBe(`${server.peerId}: hello`)
+    const large = new Uint8Array(2.5 * LIMITS.blobBytes).map((_, index) => index % 251)
+    serving.serve('large', async () => large)
+    expect((await call(own, 'large')).equals(large)).toBe(true)
+    await expect(call(own, 'unknown')).rejects.toMatchObject({ code: 'refused' })
+    const tooLarge = call(own, 'echo', new Uint8Array(LIMITS.blobBytes + 1))
+    await expect(tooLarge).rejects.toMatchObject({ code: 'body_too_large' })
+    serving.serve('never', () => new Promise(() => {}))
+    const outcome = expect(call(own, 'never')).rejects.toMatchObject({ code: 'timeout' })
+    await clock.advance(DEADLINES.rpcHandlerMs)
+    await outcome
+  })
+
   test('has one handler, a plain name, and goes when it is removed', async () => {
     const { serving, ...pair } = await startServices()
     const remove = serving.serve('one', async () => bytes('1'))
@@ -105,7 +126,7 @@ describe('a service', () => {
       expect(() => serving.serve(name, async () => bytes(''))).toThrow('no name of a service')
     }
     remove()
-    await expect(call({ serving, ...pair }, 'one')).rejects.toMatchObject({ code: 'refused' })
+    await expect(call(pair, 'one')).rejects.toMatchObject({ code: 'refused' })
     for (let index = 0; index < LIMITS.services; index++) {
       serving.serve(`s${index}`, async () => bytes(''))
     }

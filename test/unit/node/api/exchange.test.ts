@@ -154,6 +154,16 @@ describe('services', () => {
     await serving
   })
 
+  test('are answered to programs beside the same node too', async () => {
+    const remove = one.node.services.serve('own', async (request, { peer }) =>
+      bytes(`${peer} ${String(Buffer.from(request))}`),
+    )
+    const input = { peer: one.node.peerId, service: 'own' }
+    const { content } = await one.client.download(ROUTES.callService, input, { body: bytes('hi') })
+    expect(String(await bytesOf(content))).toBe(`${one.node.peerId} hi`)
+    remove()
+  })
+
   test('stream a reply while it is made', async () => {
     const stop = new AbortController()
     const go = Promise.withResolvers<void>()

@@ -300,6 +300,7 @@ class Node:
             return response.read()
 
     def provide(self, cid):
+        """Keeps a blob and announces it, in the background: others may find it some seconds later."""
         return self.request("POST", f"/v1/blobs/{cid}/provide", {})
 
     def providers(self, cid):

@@ -53,7 +53,8 @@ export const BLOB_ROUTES = {
   provideBlob: {
     method: 'POST',
     path: '/v1/blobs/{cid}/provide',
-    summary: 'Fetches a blob where it is not here, keeps it, and announces it to others.',
+    summary:
+      'Fetches a blob where it is not here, keeps it, and announces it: in the background, so that others may find it some seconds after the answer.',
     input: oneBlob,
     output: blobSchema,
     deadlineMs: DEADLINES.apiLongMs,
@@ -62,7 +63,7 @@ export const BLOB_ROUTES = {
   blobProviders: {
     method: 'GET',
     path: '/v1/blobs/{cid}/providers',
-    summary: 'Other peers that announce a blob.',
+    summary: 'Other peers whose announcement of a blob has arrived in the DHT.',
     input: oneBlob,
     output: z.object({ peers: z.array(z.string()) }),
     command: FOR_SCRIPTS,
@@ -76,7 +77,8 @@ export const SERVICE_ROUTES = {
   callService: {
     method: 'POST',
     path: '/v1/peers/{peer}/call/{service}',
-    summary: 'Calls a service that a program serves beside another peer. The reply is streamed.',
+    summary:
+      'Calls a service that a program serves beside another peer, or beside this one. The reply is streamed.',
     input: z.strictObject({ peer: peerId, service }),
     body: { what: 'the request', bytesMax: LIMITS.blobBytes },
     output: none,

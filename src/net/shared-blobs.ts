@@ -38,7 +38,7 @@ export interface SharedBlobs {
   put(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<SharedBlob>
   /** Throws `blob_unavailable` when neither this node nor any peer found has it. */
   open(cid: CID, signal: AbortSignal): Promise<OpenBlob>
-  /** Fetches what is not here, keeps it, and announces it. */
+  /** Fetches what is not here, keeps it, and announces it, in the background: others find it a little later. */
   provide(cid: CID, signal: AbortSignal): Promise<SharedBlob>
   /** Peers that say they have it, at most `LIMITS.providersPerCid`, and not this one. */
   providers(cid: CID, signal: AbortSignal): Promise<string[]>

@@ -8,7 +8,7 @@
 import { z } from 'zod'
 import { abortReason } from '../clock.ts'
 import { messageOf, ShoalError } from '../errors.ts'
-import { LIMITS } from '../limits.ts'
+import { DEADLINES, LIMITS } from '../limits.ts'
 import type { BlobSources } from '../net/transfer.ts'
 import type { Member } from '../state/shared-state.ts'
 import { encodeCbor, parseCid } from '../store/content.ts'
@@ -31,6 +31,8 @@ const snapshotReplySchema = z.strictObject({
   final: z.boolean(),
 })
 
+/** How fast a donor makes a snapshot at least: its optimizer's state is read and made small meanwhile. */
+const ELEMENTS_PER_MS = 10_000
 /** Donors asked before a catch-up gives up. */
 const DONORS_ASKED = 4
 /** All-reduce runs: a checkpoint is recent enough when so many rounds since then can be replayed. */
@@ -168,7 +170,9 @@ async function askSnapshot(
   signal: AbortSignal,
 ): Promise<KeptCheckpoint> {
   const request = encodeCbor({ run: run.id, cid })
-  const reply = await run.network.rpc.call(peer, 'run/snapshot', request, { signal })
+  const deadlineMs = DEADLINES.rpcMs + run.elements / ELEMENTS_PER_MS
+  const options = { signal, deadlineMs }
+  const reply = await run.network.rpc.call(peer, 'run/snapshot', request, options)
   return parseMessage(snapshotReplySchema, reply, 'snapshot reply')
 }
 

@@ -43,7 +43,7 @@ export function groupsOf(
 export interface Partners {
   /** The other members of the own group, ordered by peer id. */
   group: string[]
-  /** Whom to ask when nobody of the group answers: the members that follow in the shuffled order. */
+  /** Whom to ask in the place of those of the group that give nothing: the members that follow in the shuffled order. */
   candidates: string[]
 }
 

@@ -92,7 +92,9 @@ async function collect(
   const { schemaHash } = header
   const pull = async (peer: string, waits: boolean): Promise<void> => {
     const options: PullOptions = { plan, schemaHash, signal, patienceMs, transferMs, waits }
-    answers.set(peer, await exchange.pull(peer, key, options))
+    const answer = await exchange.pull(peer, key, options)
+    // One that stands in, and was still at it when the round was over, is not to blame.
+    if (waits || answer.kind === 'contribution' || !signal.aborted) answers.set(peer, answer)
   }
   const answers = new Map<string, Pulled>()
   const { group, candidates } = partners

@@ -5,7 +5,9 @@ import { systemClock } from '../../../src/clock.ts'
 import type { Contribution } from '../../../src/run/contribution.ts'
 import { averagingSchema, type Averaging } from '../../../src/run/manifest.ts'
 import { contributionOf } from '../../../src/run/outer-update.ts'
+import { performRound, type RoundExchange } from '../../../src/run/round.ts'
 import { choosePartners } from '../../../src/run/partners.ts'
+import { createManualClock } from '../../manual-clock.ts'
 
 const ELEMENTS = 8
 const PEERS = Array.from({ length: 12 }, (_, index) => `peer-${String(index).padStart(2, '0')}`)
@@ -74,4 +76,32 @@ test('an all-reduce round has only its members', async () => {
   for (const { combined } of await roundWithout(averaging, ['peer-03'])) {
     expect(combined).toEqual(PEERS.filter((peer) => peer !== 'peer-03'))
   }
+})
+
+test('who stands in and is still at it when the round is over is not taken for gone', async () => {
+  const clock = createManualClock()
+  const own = await give(averagingSchema.parse({}), 'self')
+  const refused = { kind: 'refused', refusal: 'unreachable', message: '', outerStep: null } as const
+  const exchange: RoundExchange = {
+    offer: () => {},
+    setCollected: () => {},
+    collectedBy: async () => undefined,
+    async pull(peer, _key, options) {
+      if (peer !== 'dead') await clock.sleep(600_000, options.signal).catch(() => {})
+      return { ...refused, waitedMs: null, transferredMs: null }
+    },
+  }
+  const round = performRound(exchange, clock, {
+    key: { outerStep: 0, phase: 'outer' },
+    own,
+    partners: { group: ['dead'], candidates: ['slow'] },
+    exact: false,
+    staleness: 1,
+    patienceMs: 600_000,
+    transferMs: 600_000,
+    timeoutMs: 5_000,
+    signal,
+  })
+  await clock.advance(10_000)
+  expect(await round).toMatchObject({ outcome: 'solo', unreachable: ['dead'] })
 })

@@ -2,13 +2,14 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { abortReason, systemClock } from '../../src/clock.ts'
+import { abortReason, systemClock, withDeadline } from '../../src/clock.ts'
 import type { Clock } from '../../src/clock.ts'
 import { ShoalError, isFaultCode, messageOf } from '../../src/errors.ts'
 import { DEADLINES } from '../../src/limits.ts'
 import type { RunEvent } from '../../src/run/view.ts'
 import { readApiFile } from './api-file.ts'
 import { readEvents } from './event-reader.ts'
+import { flowing } from './octets.ts'
 import { headerName, pathParameters, sourceOf, toHeaders } from './route.ts'
 import type { BytesRoute, JsonRoute, Route } from './route.ts'
 import { ROUTES } from './routes.ts'
@@ -38,7 +39,10 @@ export interface ApiClient {
     input: z.input<I>,
     options?: CallOptions,
   ): Promise<z.output<O>>
-  /** As `call`, of a route that answers with bytes. The deadline is that of the whole answer. */
+  /**
+   * As `call`, of a route that answers with bytes. The deadline is that of the answer's begin; reading it on fails when
+   * none of it comes for `DEADLINES.apiLongMs`.
+   */
   download<I extends z.ZodObject, O extends z.ZodObject>(
     route: BytesRoute<I, O>,
     input: z.input<I>,
@@ -101,7 +105,7 @@ async function call<I extends z.ZodObject, O extends z.ZodType>(
   input: z.input<I>,
   options: CallOptions = {},
 ): Promise<z.output<O>> {
-  const signal = deadlineOf(http, route, options)
+  const signal = http.clock.deadline(...limitOf(route, options), options.signal)
   const response = await send(http, requestOf(http, route, input, options.body, signal), signal)
   const body = await response.json().catch((cause: unknown) => {
     throw signal.aborted ? abortReason(signal) : unexpected(`not JSON: ${messageOf(cause)}`)
@@ -115,20 +119,26 @@ async function download<I extends z.ZodObject, O extends z.ZodObject>(
   input: z.input<I>,
   options: CallOptions = {},
 ): Promise<Downloaded<z.output<O> | undefined>> {
-  const signal = deadlineOf(http, route, options)
-  const response = await send(http, requestOf(http, route, input, options.body, signal), signal)
+  const response = await withDeadline(
+    http.clock,
+    ...limitOf(route, options),
+    options.signal,
+    (signal) => send(http, requestOf(http, route, input, options.body, signal), signal),
+  )
   if (response.status === 204) return { output: undefined, content: undefined }
   const fields = Object.keys(route.output.shape).flatMap((field) => {
     const value = response.headers.get(headerName(field))
     return value === null ? [] : [[field, value]]
   })
   const output = checked(route.output, Object.fromEntries(fields))
-  return { output, content: response.body ?? new ReadableStream() }
+  if (response.body === null) return { output, content: new ReadableStream() }
+  // An answer that is long, or made while it is read, takes as long as it takes.
+  const pieces = flowing(response.body, http.clock, DEADLINES.apiLongMs)
+  return { output, content: streamOf(pieces) }
 }
 
-function deadlineOf(http: Http, route: Route, { deadlineMs, signal }: CallOptions): AbortSignal {
-  const limitMs = deadlineMs ?? route.deadlineMs ?? DEADLINES.apiMs
-  return http.clock.deadline(limitMs, `${route.method} ${route.path}`, signal)
+function limitOf(route: Route, { deadlineMs }: CallOptions): [ms: number, cause: string] {
+  return [deadlineMs ?? route.deadlineMs ?? DEADLINES.apiMs, `${route.method} ${route.path}`]
 }
 
 function checked<O extends z.ZodType>(schema: O, value: unknown): z.output<O> {
@@ -183,8 +193,14 @@ function requestOf(
 function bytesBody(body: CallOptions['body']): RequestInit {
   if (body === undefined) return { body: new Uint8Array() }
   if (body instanceof Uint8Array) return { body: new Uint8Array(body) }
-  const pieces = body[Symbol.asyncIterator]()
-  const stream = new ReadableStream<Uint8Array>({
+  // A body that is made while it is sent; fetch wants to be told.
+  const init = { body: streamOf(body), duplex: 'half' }
+  return init
+}
+
+function streamOf(content: AsyncIterable<Uint8Array>): ReadableStream<Uint8Array> {
+  const pieces = content[Symbol.asyncIterator]()
+  return new ReadableStream({
     async pull(controller) {
       const { done, value } = await pieces.next()
       if (done === true) controller.close()
@@ -194,9 +210,6 @@ function bytesBody(body: CallOptions['body']): RequestInit {
       await pieces.return?.()
     },
   })
-  // A body that is made while it is sent; fetch wants to be told.
-  const init = { body: stream, duplex: 'half' }
-  return init
 }
 
 /** The response of a call that succeeded; a problem becomes the fault that the daemon meant. */

@@ -5,10 +5,13 @@
  */
 import { once } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { abortReason, raceSignal, type Clock } from '../../src/clock.ts'
+import { abortReason, raceSignal, withDeadline, type Clock } from '../../src/clock.ts'
 import { ShoalError } from '../../src/errors.ts'
 import type { FaultCode } from '../../src/errors.ts'
 import { DEADLINES } from '../../src/limits.ts'
+
+/** Written at once: what the slowest line takes within `DEADLINES.apiStallMs`. */
+const WRITE_BYTES = 256 << 10
 
 /** An answer in bytes. */
 export interface Download<T> {
@@ -51,14 +54,15 @@ function tooLarge(bytesMax: number): ShoalError {
 }
 
 /**
- * Sends the whole answer, as fast as the caller reads. What fails after the first byte can only be told by cutting the
- * connection.
+ * Sends the whole answer, as fast as the caller reads, however long that takes; one that takes nothing for
+ * `DEADLINES.apiStallMs` is gone. What fails after the first byte can only be told by cutting the connection.
  */
 export async function sendOctets(
   outgoing: ServerResponse,
   download: Download<unknown>,
   /** With the type of the content. */
   headers: Readonly<Record<string, string>>,
+  clock: Clock,
   signal: AbortSignal,
 ): Promise<void> {
   const { content, bytes } = download
@@ -70,8 +74,11 @@ export async function sendOctets(
   outgoing.writeHead(200, { ...headers, ...length })
   try {
     for await (const piece of content) {
-      if (signal.aborted) throw abortReason(signal)
-      if (!outgoing.write(piece)) await once(outgoing, 'drain', { signal })
+      for (let from = 0; from < piece.length; from += WRITE_BYTES) {
+        if (signal.aborted) throw abortReason(signal)
+        if (outgoing.write(piece.subarray(from, from + WRITE_BYTES))) continue
+        await drained(outgoing, clock, signal)
+      }
     }
     outgoing.end()
   } catch (thrown) {
@@ -80,13 +87,23 @@ export async function sendOctets(
   }
 }
 
+async function drained(outgoing: ServerResponse, clock: Clock, signal: AbortSignal): Promise<void> {
+  const what = 'taking a part of the answer'
+  await withDeadline(clock, DEADLINES.apiStallMs, what, signal, async (limited) => {
+    await once(outgoing, 'drain', { signal: limited }).catch((cause: unknown) => {
+      throw limited.aborted ? abortReason(limited) : cause
+    })
+  })
+}
+
 /**
- * The same pieces. Throws `timeout` when none comes for `DEADLINES.apiStallMs` although it is asked for: a script that
- * hangs must not keep another from its place. The time that the reader takes does not count.
+ * The same pieces. Throws `timeout` when none comes for `stallMs` although it is asked for: a script that hangs must not
+ * keep another from its place. The time that the reader takes does not count.
  */
 export async function* flowing(
   pieces: AsyncIterable<Uint8Array>,
   clock: Clock,
+  stallMs: number = DEADLINES.apiStallMs,
 ): AsyncGenerator<Uint8Array, void> {
   const stalled = new AbortController()
   const over = new AbortController()
@@ -94,10 +111,10 @@ export async function* flowing(
   const watch = async (): Promise<void> => {
     for (;;) {
       const idleMs = askedMs === undefined ? 0 : clock.now() - askedMs
-      if (idleMs >= DEADLINES.apiStallMs) break
-      await clock.sleep(DEADLINES.apiStallMs - idleMs, over.signal)
+      if (idleMs >= stallMs) break
+      await clock.sleep(stallMs - idleMs, over.signal)
     }
-    const seconds = DEADLINES.apiStallMs / 1000
+    const seconds = stallMs / 1000
     stalled.abort(new ShoalError('timeout', `no byte of the body has come for ${seconds} s`))
   }
   // Rejects only when it is told that it is over.

@@ -22,7 +22,7 @@ export interface Route<I extends z.ZodObject = z.ZodObject, O extends z.ZodType 
   contentType?: string
   /** Needs no token. */
   open?: true
-  /** What a call may take; default `DEADLINES.apiMs`. */
+  /** What a call may take, of an answer in bytes until it begins; default `DEADLINES.apiMs`. */
   deadlineMs?: number
   /** Code of the fault for input that does not parse; default `body_invalid`. */
   invalid?: FaultCode

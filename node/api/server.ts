@@ -8,7 +8,7 @@ import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Hono } from 'hono'
 import type { Context, MiddlewareHandler } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
-import type { Clock } from '../../src/clock.ts'
+import { withDeadline, type Clock } from '../../src/clock.ts'
 import { FAULTS, ShoalError, asFault, messageOf } from '../../src/errors.ts'
 import { DEADLINES, LIMITS } from '../../src/limits.ts'
 import type { Logger } from '../../src/log.ts'
@@ -126,13 +126,9 @@ function mountCall({ app, options, closing }: Mount, handler: Handler): void {
   const isJson = sourceOf(route) === 'json'
   app.on(route.method, honoPath(route), isJson ? limit : pass, async (context) => {
     const { outgoing } = context.env
-    const signal = options.clock.deadline(
-      route.deadlineMs ?? DEADLINES.apiMs,
-      `${route.method} ${route.path}`,
-      AbortSignal.any([hangUp(outgoing), closing]),
-    )
+    const signal = AbortSignal.any([hangUp(outgoing), closing])
     try {
-      return await answer(context, handler, signal)
+      return await answer(context, handler, options.clock, signal)
     } catch (thrown) {
       if (!outgoing.headersSent) throw thrown
       // Half an answer is out, and the connection is cut: nothing more can be told.
@@ -147,21 +143,27 @@ const pass: MiddlewareHandler = (_context, next) => next()
 async function answer(
   context: ApiContext,
   { route, call }: Handler,
+  clock: Clock,
   signal: AbortSignal,
 ): Promise<Response> {
   const { incoming, outgoing } = context.env
   const raw = await rawInput(context, route)
-  const body = bodyOf(incoming, route.body?.bytesMax ?? 0, signal)
   const length = incoming.headers['content-length']
   const bodyBytes = length === undefined ? undefined : Number(length)
-  const result = await call(raw, { signal, body, bodyBytes, ends: endsOf(incoming.socket) })
+  const ends = endsOf(incoming.socket)
+  const { method, path, deadlineMs = DEADLINES.apiMs } = route
+  // Of the answer's begin: sending a large one may take its time.
+  const result = await withDeadline(clock, deadlineMs, `${method} ${path}`, signal, (limited) => {
+    const body = bodyOf(incoming, route.body?.bytesMax ?? 0, limited)
+    return call(raw, { signal: limited, body, bodyBytes, ends })
+  })
   if (!('download' in result)) return Response.json(result.json)
   // Who is still sending a body that nobody needs does not read the answer before its end.
   if (route.body !== undefined) incoming.resume()
   const { contentType = route.contentType ?? OCTETS_TYPE } = result.download
   const type = { 'content-type': contentType }
   const headers = { ...toHeaders(result.download.output), ...type }
-  await sendOctets(outgoing, result.download, headers, signal)
+  await sendOctets(outgoing, result.download, headers, clock, signal)
   return RESPONSE_ALREADY_SENT
 }
 

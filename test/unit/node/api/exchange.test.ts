@@ -1,10 +1,11 @@
 /** Blobs and services as programs use them: over HTTP, from node to node. */
 import { connect } from 'node:net'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { ApiClient } from '../../../../node/api/client.ts'
 import { ROUTES } from '../../../../node/api/routes.ts'
 import { systemClock } from '../../../../src/clock.ts'
-import { LIMITS } from '../../../../src/limits.ts'
+import { DEADLINES, LIMITS } from '../../../../src/limits.ts'
+import { createManualClock } from '../../../manual-clock.ts'
 import { bytesOf, startApis, TOKEN, type Api, type LocalApis } from './local-api.ts'
 
 let local: LocalApis
@@ -197,6 +198,33 @@ describe('services', () => {
       .toEqual(['first ', 'second'])
     stop.abort()
     await serving
+  })
+
+  test('stream a reply for longer than a call may take to begin', async () => {
+    const clock = createManualClock()
+    const slow = await startApis(1, 'exchange-slow', clock)
+    onTestFinished(() => slow.close())
+    const { node, client } = slow.api
+    let go = Promise.withResolvers<void>()
+    node.services.serve('slow', async () =>
+      (async function* () {
+        for (let part = 0; part < 3; part++) {
+          yield bytes(`part ${part}`)
+          await go.promise
+          go = Promise.withResolvers()
+        }
+      })(),
+    )
+    const input = { peer: node.peerId, service: 'slow' }
+    const { content } = await client.download(ROUTES.callService, input)
+    const reader = content?.getReader()
+    for (let part = 0; part < 3; part++) {
+      const read = await reader?.read()
+      expect(String(Buffer.from(read?.value ?? []))).toBe(`part ${part}`)
+      await clock.advance(DEADLINES.apiLongMs - 1)
+      go.resolve()
+    }
+    expect(await reader?.read()).toMatchObject({ done: true })
   })
 
   test('may refuse, and an answer counts once', async () => {

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { createApiClient } from '../../../../node/api/client.ts'
 import type { ApiClient } from '../../../../node/api/client.ts'
 import { createApiServer } from '../../../../node/api/server.ts'
-import { systemClock } from '../../../../src/clock.ts'
+import { systemClock, type Clock } from '../../../../src/clock.ts'
 import { silentLogger } from '../../../../src/log.ts'
 import type { ShoalNode } from '../../../../src/node.ts'
 import { writeSafetensors } from '../../../../src/tensor/safetensors.ts'
@@ -30,7 +30,11 @@ export interface LocalApis {
   close(): Promise<void>
 }
 
-export async function startApis(peers: number, seed: string): Promise<LocalApis> {
+export async function startApis(
+  peers: number,
+  seed: string,
+  clock: Clock = systemClock,
+): Promise<LocalApis> {
   const folder = mkdtempSync(join(tmpdir(), 'shoal-api-'))
   const swarm = await createSwarm(peers, seed)
   const servers = await Promise.all(
@@ -40,7 +44,7 @@ export async function startApis(peers: number, seed: string): Promise<LocalApis>
         token: TOKEN,
         port: 0,
         dataDir: folder,
-        clock: systemClock,
+        clock,
         logger: silentLogger,
         shutdown: () => {},
       }),
@@ -48,7 +52,7 @@ export async function startApis(peers: number, seed: string): Promise<LocalApis>
   )
   const apis = swarm.nodes.map((node, index) => ({
     node,
-    client: createApiClient({ url: servers[index]?.url ?? '', token: TOKEN }),
+    client: createApiClient({ url: servers[index]?.url ?? '', token: TOKEN, clock }),
   }))
   const [api] = apis
   if (api === undefined) throw new Error('no node')

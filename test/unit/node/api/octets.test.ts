@@ -1,7 +1,9 @@
-import { expect, test } from 'vitest'
-import { flowing } from '../../../../node/api/octets.ts'
+import { once } from 'node:events'
+import { createServer, get, type IncomingMessage } from 'node:http'
+import { expect, onTestFinished, test } from 'vitest'
+import { flowing, sendOctets } from '../../../../node/api/octets.ts'
 import { DEADLINES } from '../../../../src/limits.ts'
-import { createManualClock, settle } from '../../../manual-clock.ts'
+import { createManualClock, settle, type ManualClock } from '../../../manual-clock.ts'
 
 const piece = (value: number): Uint8Array => Uint8Array.of(value)
 
@@ -73,4 +75,67 @@ test('what the source throws is thrown, and a reader that stops ends the source'
   for await (const _ of flowing(endless(), clock)) break
   await settle()
   expect(isOver).toBe(true)
+})
+
+/** An answer without an end, and what becomes of sending it. */
+async function startAnswer(
+  clock: ManualClock,
+): Promise<{ incoming: IncomingMessage; outcome: () => unknown; sent: () => number }> {
+  let sent = 0
+  let outcome: unknown
+  async function* endless(): AsyncGenerator<Uint8Array, void> {
+    for (;;) {
+      yield new Uint8Array(1 << 20)
+      sent++
+    }
+  }
+  const server = createServer((_incoming, outgoing) => {
+    const { signal } = new AbortController()
+    const download = { output: {}, content: endless() }
+    sendOctets(outgoing, download, {}, clock, signal).catch((thrown: unknown) => (outcome = thrown))
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const bound = server.address()
+  const port = typeof bound === 'object' && bound !== null ? bound.port : 0
+  const asked = get({ host: '127.0.0.1', port })
+  asked.on('error', () => {})
+  const [incoming]: IncomingMessage[] = await once(asked, 'response')
+  if (incoming === undefined) throw new Error('no answer')
+  incoming.on('error', () => {})
+  onTestFinished(() => {
+    incoming.destroy()
+    server.close()
+  })
+  return { incoming, outcome: () => outcome, sent: () => sent }
+}
+
+test('an answer takes as long as its reader wants, who takes something now and then', async () => {
+  const clock = createManualClock()
+  const { incoming, outcome, sent } = await startAnswer(clock)
+  for (let part = 0; part < 20; part++) {
+    const before = sent()
+    while (sent() < before + 8) {
+      incoming.resume()
+      await settle()
+    }
+    incoming.pause()
+    await clock.advance(DEADLINES.apiStallMs - 1)
+  }
+  expect(outcome()).toBe(undefined)
+})
+
+test('one who takes nothing of it for too long is cut off', async () => {
+  const clock = createManualClock()
+  const { incoming, outcome } = await startAnswer(clock)
+  incoming.pause()
+  const closed = new Promise((resolve) => incoming.once('close', resolve))
+  // Some of it is taken by the buffers on the way first.
+  while (outcome() === undefined) await clock.advance(DEADLINES.apiStallMs)
+  expect(outcome()).toMatchObject({
+    code: 'timeout',
+    message: 'taking a part of the answer took longer than 30000 ms',
+  })
+  incoming.resume()
+  await closed
 })

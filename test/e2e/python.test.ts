@@ -66,6 +66,17 @@ describe.skipIf(python === undefined)(`the client (${pythonNote(python, 'anythin
   })
 })
 
+test('waiting for what a script says leaves no listener behind', async () => {
+  const script = runPython(process.execPath, [
+    '-e',
+    'let n = 0; const timer = setInterval(() => ++n < 50 ? console.log(n) : clearInterval(timer), 5)',
+  ])
+  await script.says(/49/)
+  expect(script.child.stdout?.listenerCount('data')).toBe(1)
+  expect(script.child.stderr?.listenerCount('data')).toBe(1)
+  expect(await script.ended).toBe(0)
+})
+
 const SPEC = `
 data = "moby.txt"
 innerSteps = 10

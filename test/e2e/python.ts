@@ -50,8 +50,13 @@ export function runPython(
   }
   const child = spawn(python, argv, { env })
   let output = ''
+  let more = Promise.withResolvers<void>()
   for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (text) => (output += String(text)))
+    stream.on('data', (text) => {
+      output += String(text)
+      more.resolve()
+      more = Promise.withResolvers()
+    })
   }
   const ended = once(child, 'close').then(([code]: unknown[]) =>
     typeof code === 'number' ? code : null,
@@ -63,15 +68,11 @@ export function runPython(
     async says(what, ms = 60_000) {
       const deadline = systemClock.deadline(ms, `${what} of ${argv.join(' ')}`)
       while (!what.test(output)) {
-        const more = new Promise((resolve) => {
-          child.stdout.once('data', resolve)
-          child.stderr.once('data', resolve)
-        })
         const over = ended.then((code) => {
           if (what.test(output)) return
           throw new Error(`exit code ${code} before ${what}:\n${output}`)
         })
-        await raceSignal(Promise.race([more, over]), deadline).catch((cause: unknown) => {
+        await raceSignal(Promise.race([more.promise, over]), deadline).catch((cause: unknown) => {
           throw new Error(`${String(cause)}\n${output}`, { cause })
         })
       }

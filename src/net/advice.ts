@@ -219,7 +219,7 @@ function onWebRtc({ webRtc }: Facts): Advice {
   return {
     subject,
     level: 'hint',
-    finding: 'turned off with --punch, or not installed',
+    finding: 'turned off with --punch or --network lan, or not installed',
     advice:
       'Install @roamhq/wrtc if it has a build for this machine: browsers have no other direct path.',
   }

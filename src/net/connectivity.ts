@@ -31,6 +31,8 @@ import { createWebRtc } from './webrtc.ts'
 import type { PeerConnectionConstructor, WebRtc } from './webrtc.ts'
 
 export interface ConnectivityOptions {
+  /** Talks to nobody beyond the LAN: no address of the internet, no relay. */
+  isLanOnly?: boolean | undefined
   /** The operator says that others can dial this node: it serves at once, and needs no proof. */
   isPublic?: boolean | undefined
   /** Carries connections for peers that cannot be dialled. */
@@ -81,7 +83,7 @@ export async function createConnectivity(
   options: ConnectivityOptions,
 ): Promise<Connectivity & { start(): void }> {
   const { libp2p, rpc, peers, discovery, base } = parts
-  const { isPublic = false, punchers = [], reflectorPorts = [] } = options
+  const { isPublic = false, reflectorPorts = [] } = options
   const { forwarding = () => undefined } = options
   const ping = (connection: Connection, signal: AbortSignal): Promise<number> =>
     pingConnection(connection, base.clock, signal)
@@ -98,7 +100,7 @@ export async function createConnectivity(
     isPunched,
     forwarding,
   })
-  const { nat, webRtc } = createNatParts(parts, options)
+  const { nat, webRtc, punchers } = createNatParts(parts, options)
   const outsideHosts = (): string[] => reachability.outsideHosts()
   const paths = createDirectPaths({
     ...base,
@@ -148,16 +150,23 @@ export async function createConnectivity(
   }
 }
 
+interface NatParts {
+  nat: NatWatch
+  webRtc: WebRtc | undefined
+  punchers: readonly Puncher[]
+}
+
 /** What looks at this node from outside, and WebRTC, which does so by itself with the same reflectors. */
-function createNatParts(
-  { rpc, base }: Parts,
-  { natProbe: probe, PeerConnection, reflectorPorts: ports = [] }: ConnectivityOptions,
-): { nat: NatWatch; webRtc: WebRtc | undefined } {
+function createNatParts({ rpc, base }: Parts, options: ConnectivityOptions): NatParts {
+  const { natProbe: probe, reflectorPorts: ports = [], isLanOnly = false } = options
+  // Paths are for peers behind a relay, which a LAN does without: who asks all the same wants packets sent elsewhere.
+  const PeerConnection = isLanOnly ? undefined : options.PeerConnection
+  const punchers = isLanOnly ? [] : (options.punchers ?? [])
   const needsReflectors = probe !== undefined || PeerConnection !== undefined
   const nat = createNatWatch({ ...base, rpc, probe, needsReflectors, ports })
   const reflectors = (): Reflector[] => nat.reflectors()
   const webRtc = PeerConnection && createWebRtc({ ...base, PeerConnection, reflectors })
-  return { nat, webRtc }
+  return { nat, webRtc, punchers }
 }
 
 /** What can be hoped for while nobody has dialled this node. */

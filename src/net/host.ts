@@ -64,8 +64,6 @@ export interface NetworkOptions extends ConnectivityOptions {
   peerDiscovery?: PeerDiscoveryFactories | undefined
   /** Default: noise. */
   connectionEncrypters?: EncrypterFactories | undefined
-  /** Talks to nobody beyond the LAN: no address of the internet, no relay. */
-  isLanOnly?: boolean | undefined
   /** Another id makes another network. */
   dhtProtocol?: string | undefined
   clock?: Clock | undefined

@@ -3,8 +3,11 @@ import { describe, expect, test } from 'vitest'
 import { loadConfig } from '../../../../node/config.ts'
 import { scopeOf } from '../../../../node/net/scope.ts'
 import { createMetrics } from '../../../../src/metrics.ts'
-import { until } from '../../net/memory-network.ts'
+import { PUNCH_METHOD, TOKEN_BYTES, WEBRTC_METHOD } from '../../../../src/net/punch-messages.ts'
+import { encodeCbor } from '../../../../src/store/content.ts'
+import { addressOf, until } from '../../net/memory-network.ts'
 import { startHidden, startRelay, startTcpNetwork } from './relay-network.ts'
+import { PeerConnection, recordConnections } from './webrtc-stack.ts'
 
 const OWN = '/ip4/192.0.2.1/tcp/4010'
 
@@ -46,5 +49,43 @@ describe('the network', () => {
     const anywhere = await startTcpNetwork({ bootstrap: relay.addresses() })
     await until(() => anywhere.connectedPeers().length === 1)
     expect(await anywhere.connect(hidden.peerId)).toBe(hidden.peerId)
+  })
+
+  test('that ends at the LAN has no packets sent elsewhere for a neighbour that asks', async () => {
+    const prepared: string[] = []
+    const recorded = PeerConnection && recordConnections()
+    const own = await startTcpNetwork({
+      isLanOnly: true,
+      ...(recorded && { PeerConnection: recorded.PeerConnection }),
+      punchers: [
+        {
+          kind: 'udp',
+          prepare: async () => {
+            prepared.push('udp')
+            throw new Error('it must not come to this')
+          },
+        },
+      ],
+    })
+    const neighbour = await startTcpNetwork()
+    await neighbour.connect(addressOf(own))
+    const outside = { host: '11.0.0.1', port: 9 }
+    const offer = { outside, mapping: 'independent', streamId: 1 }
+    const session = {
+      usernameFragment: 'abcd',
+      password: 'a'.repeat(22),
+      fingerprint: new Uint8Array(32),
+      candidates: [{ ...outside, priority: 1 }],
+    }
+    const requests = [
+      [WEBRTC_METHOD, { session, mapping: null }],
+      [PUNCH_METHOD, { kind: 'udp', token: new Uint8Array(TOKEN_BYTES), offer }],
+    ] as const
+    for (const [method, request] of requests) {
+      const asked = neighbour.rpc.call(own.peerId, method, encodeCbor(request))
+      await expect(asked).rejects.toMatchObject({ code: 'refused' })
+    }
+    expect(prepared).toEqual([])
+    expect(recorded?.connections ?? []).toEqual([])
   })
 })

@@ -41,6 +41,8 @@ export const LIMITS = {
   iceCandidates: 16,
   /** WebRTC connections at once: each has two threads and some sockets of its own. */
   webRtcConnections: 32,
+  /** Of these, with one peer: a dead one may seem open while the next is made. */
+  webRtcConnectionsPerPeer: 2,
   /** One message of a data channel, a whole TLS record: longer ones leave in bursts that a busy receiver's socket drops. */
   webRtcMessageBytes: (16 << 10) + 256,
   /** Under way at once on a WebRTC connection: 1 Gbit/s and 32 ms, twice; a stack closes a channel that holds 16 MiB. */

@@ -168,6 +168,31 @@ function mappedIp4(groups: readonly number[]): string | undefined {
   return isMapped ? [high >> 8, high & 255, low >> 8, low & 255].join('.') : undefined
 }
 
+/**
+ * How far packets to an IP go: `loopback` stays on the machine, as what is sent to the unspecified address does; `none` is
+ * of no single machine, or translated.
+ */
+export function rangeOf(host: string): 'global' | 'private' | 'loopback' | 'none' {
+  const groups = ip6Groups(host)
+  const mapped = groups && mappedIp4(groups)
+  if (mapped !== undefined) return rangeOf(mapped)
+  if (isGlobalHost(host)) return 'global'
+  const isLoopback =
+    groups === undefined
+      ? /^(0|127)\./.test(host)
+      : groups.every((group, index) => group <= (index === 7 ? 1 : 0))
+  if (isLoopback) return 'loopback'
+  const isMany = groups === undefined && /^(22[4-9]|2[345]\d)\./.test(host)
+  return isPrivateHost(host) && !isMany ? 'private' : 'none'
+}
+
+/** Whether two IPs may be of one LAN: a /16 of IPv4, a /64 of IPv6. */
+export function isNear(a: string, b: string): boolean {
+  const [first, second] = [a, b].map((host) => ip6Groups(host)?.slice(0, 4).join(':'))
+  if (first !== undefined || second !== undefined) return first === second
+  return a.split('.').slice(0, 2).join('.') === b.split('.').slice(0, 2).join('.')
+}
+
 /** Whether an address leads to the public internet, directly. */
 export function isGlobal(address: Multiaddr): boolean {
   const host = hostOf(address)

@@ -18,7 +18,15 @@ import type { Logger } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import type { Random } from '../random.ts'
 import { encodeCbor } from '../store/content.ts'
-import { hostOf, isGlobal, isRelayed, isUnaided, peerOf, transportOf } from './addresses.ts'
+import {
+  hostOf,
+  isGlobal,
+  isRelayed,
+  isUnaided,
+  peerOf,
+  rangeOf,
+  transportOf,
+} from './addresses.ts'
 import type { Upgrade } from './libp2p-node.ts'
 import type { NatReport, NatWatch } from './nat.ts'
 import type { PeerRpc } from './network.ts'
@@ -279,8 +287,7 @@ export function dialable(
 
 /** Two nodes of one machine have found each other by other means; of another machine it is a wrong address. */
 function isLoopback(address: Multiaddr): boolean {
-  const host = hostOf(address) ?? ''
-  return host.startsWith('127.') || host === '::1'
+  return rangeOf(hostOf(address) ?? '') === 'loopback'
 }
 
 /** In turn, and not for long. */

@@ -7,7 +7,7 @@ import { asFault, messageOf, ShoalError } from '../errors.ts'
 import { DEADLINES, LIMITS } from '../limits.ts'
 import type { Logger } from '../log.ts'
 import { encodeCbor } from '../store/content.ts'
-import { isGlobalHost } from './addresses.ts'
+import { isGlobalHost, isNear, rangeOf } from './addresses.ts'
 import type { Upgrade } from './libp2p-node.ts'
 import type { NatWatch } from './nat.ts'
 import type { PeerRpc } from './network.ts'
@@ -45,7 +45,11 @@ export async function dialByWebRtc(
     const request = encodeCbor({ session: own, mapping })
     const reply = await rpc.call(peer, WEBRTC_METHOD, request, { signal })
     const { session } = parsePath(webRtcReplySchema, reply)
-    await attempt.accept(withFair(session, context.outsideHosts(), theirHosts))
+    const ownHosts = context.outsideHosts()
+    const isNearby = nearness(attempt.interfaces())
+    // They claim to be where this node is: at most they have it knock at its own LAN.
+    const isLan = (host: string): boolean => shareLan(theirHosts, ownHosts) && isNearby(host)
+    await attempt.accept(withFair(session, ownHosts, isLan), signal)
     await upgrade.outbound(await attempt.run(signal), signal)
   } catch (thrown) {
     attempt.abort(thrown)
@@ -86,7 +90,10 @@ export function serveWebRtc(context: WebRtcContext, limited: (peer: string) => v
       logger.debug('webrtc_failed', { peer, message: messageOf(thrown) })
     }
     try {
-      const own = await attempt.describe(withFair(session, context.outsideHosts(), []), signal)
+      const own = await attempt.describe(
+        withFair(session, context.outsideHosts(), () => false),
+        signal,
+      )
       const upgraded = attempt.run(signal).then((wire) => upgrade.inbound(wire, signal))
       upgraded.then(end, fail)
       return encodeCbor({ session: own })
@@ -97,24 +104,28 @@ export function serveWebRtc(context: WebRtcContext, limited: (peer: string) => v
   })
 }
 
+/** Whether an IP may be on the LAN of one of these, if they are known. */
+function nearness(interfaces: readonly string[] | undefined): (host: string) => boolean {
+  return (host) => interfaces?.some((own) => isNear(own, host)) ?? true
+}
+
 /**
- * Without the candidates that a peer has no business to have this node knock at: private addresses, unless both are on one
- * LAN or this node is seen in a private network itself, and its own machine, unless that is all there is.
+ * Without the candidates that a peer has no business to have this node knock at: private addresses, unless `isLan` says so
+ * or this node is seen in a private network itself, and its own machine, unless that is where all see it from. While
+ * nobody has said where this node is, the internet is all there is.
  */
 function withFair(
   session: WebRtcSession,
   ownHosts: readonly string[],
-  theirHosts: readonly string[],
+  isLan: (host: string) => boolean,
 ): WebRtcSession {
-  const isPrivateFair =
-    shareLan(theirHosts, ownHosts) || !ownHosts.some((host) => isGlobalHost(host))
-  const isOwnFair = ownHosts.every(isLoopback)
-  const candidates = session.candidates.filter(
-    ({ host }) => isGlobalHost(host) || (isLoopback(host) ? isOwnFair : isPrivateFair),
-  )
-  return { ...session, candidates }
-}
-
-function isLoopback(host: string): boolean {
-  return host.startsWith('127.') || host === '::1'
+  const own = new Set(ownHosts.map(rangeOf))
+  const isPrivate = own.size > 0 && !own.has('global')
+  const isMachine = own.size === 1 && own.has('loopback')
+  const isFair = (host: string): boolean => {
+    const range = rangeOf(host)
+    if (range === 'private') return isPrivate || (own.size > 0 && isLan(host))
+    return range === 'global' || (range === 'loopback' && isMachine)
+  }
+  return { ...session, candidates: session.candidates.filter(({ host }) => isFair(host)) }
 }

@@ -42,6 +42,13 @@ export function readSession(sdp: string): WebRtcSession | undefined {
   return session.data
 }
 
+/** IPs of this machine's interfaces, from the same text. Undefined where a browser hides them. */
+export function readInterfaces(sdp: string): string[] | undefined {
+  const hosts = [...sdp.matchAll(/^a=candidate:(?:\S+ ){4}(\S+) \d+ typ host\b/gm)]
+  const names = hosts.map(([, name = '']) => name)
+  return names.every(isIpHost) ? names : undefined
+}
+
 /** By UDP and with an IP: a browser hides that of a LAN behind a name, which is known there only. */
 function readCandidate(line: string): z.infer<typeof candidateSchema>[] {
   const [, component, protocol, priority, host = '', port] = line.split(' ')

@@ -9,7 +9,8 @@ import { LIMITS } from '../limits.ts'
 import { isIpHost } from './addresses.ts'
 import type { Reflector } from './nat.ts'
 import { WebRtcConnection } from './webrtc-connection.ts'
-import { readSession, writeSession } from './webrtc-session.ts'
+import type { WebRtcConnectionInit } from './webrtc-connection.ts'
+import { readInterfaces, readSession, writeSession } from './webrtc-session.ts'
 import type { WebRtcSession } from './webrtc-session.ts'
 
 /** As a browser has it: `RTCPeerConnection`. */
@@ -27,8 +28,10 @@ const CHANNEL = { negotiated: true, id: 0, ordered: true }
 export interface WebRtcAttempt {
   /** This side's description; of the other side's one where there is one already. */
   describe(remote: WebRtcSession | undefined, signal: AbortSignal): Promise<WebRtcSession>
+  /** IPs of this machine, when it has described itself. Undefined where a browser hides them. */
+  interfaces(): string[] | undefined
   /** Takes the answer to what this side has offered. */
-  accept(answer: WebRtcSession): Promise<void>
+  accept(answer: WebRtcSession, signal: AbortSignal): Promise<void>
   /** Resolves when bytes can pass. Rejects with the signal's reason, or when ICE has found no way. */
   run(signal: AbortSignal): Promise<WebRtcConnection>
   /** Ends it, and the connection. */
@@ -36,7 +39,7 @@ export interface WebRtcAttempt {
 }
 
 export interface WebRtc {
-  /** Throws `limit_exceeded` when there are too many. */
+  /** Takes the place of a peer's oldest when it has some. Throws `limit_exceeded` when there are too many of others. */
   begin(peer: string, direction: 'inbound' | 'outbound', log: Logger): WebRtcAttempt
 }
 
@@ -47,22 +50,43 @@ export interface WebRtcOptions {
 }
 
 export function createWebRtc({ PeerConnection, reflectors, clock }: WebRtcOptions): WebRtc {
-  const open = new Set<WebRtcConnection>()
+  /** In the order in which they were begun. */
+  const open = new Map<WebRtcConnection, string>()
   return {
     begin(peer, direction, log) {
+      const [oldest, ...others] = [...open].flatMap(([wire, owner]) =>
+        owner === peer ? [wire] : [],
+      )
+      // What the peer asks for anew it has no other of: what seems open here may be dead.
+      if (others.length + 1 >= LIMITS.webRtcConnectionsPerPeer) {
+        oldest?.abort(new ShoalError('aborted', 'the peer has begun a newer one'))
+      }
       if (open.size >= LIMITS.webRtcConnections) {
         throw new ShoalError('limit_exceeded', 'there are too many WebRTC connections')
       }
       const urls = reflectors().slice(0, REFLECTORS).flatMap(stunUrl)
       const peerConnection = new PeerConnection(urls.length > 0 ? { iceServers: [{ urls }] } : {})
-      const channel = peerConnection.createDataChannel('shoal', CHANNEL)
-      const remoteAddr = multiaddr(`/webrtc/p2p/${peer}`)
-      const init = { peerConnection, channel, clock, remoteAddr, direction }
-      const wire = new WebRtcConnection({ ...init, log: log.newScope('webrtc') })
-      open.add(wire)
+      const wire = wireOver(peerConnection, peer, { clock, direction, log })
+      open.set(wire, peer)
       wire.addEventListener('close', () => open.delete(wire))
       return attemptOf(wire, peerConnection, peer, clock)
     },
+  }
+}
+
+function wireOver(
+  peerConnection: RTCPeerConnection,
+  peer: string,
+  { log, ...init }: Pick<WebRtcConnectionInit, 'clock' | 'direction' | 'log'>,
+): WebRtcConnection {
+  try {
+    const channel = peerConnection.createDataChannel('shoal', CHANNEL)
+    const remoteAddr = multiaddr(`/webrtc/p2p/${peer}`)
+    const scope = log.newScope('webrtc')
+    return new WebRtcConnection({ ...init, peerConnection, channel, remoteAddr, log: scope })
+  } catch (thrown) {
+    peerConnection.close()
+    throw asFault(thrown)
   }
 }
 
@@ -95,7 +119,8 @@ function attemptOf(
         throw new ShoalError('internal', 'the WebRTC stack says nothing usable')
       return own
     },
-    accept: (answer) => take(answer, 'answer'),
+    interfaces: () => readInterfaces(peerConnection.localDescription?.sdp ?? ''),
+    accept: (answer, signal) => raceSignal(take(answer, 'answer'), signal),
     async run(signal) {
       await wire.untilOpen(signal)
       const host = await raceSignal(remoteHost(peerConnection), signal)

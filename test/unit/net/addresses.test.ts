@@ -5,11 +5,13 @@ import {
   isDirect,
   isGlobalHost,
   isIpHost,
+  isNear,
   isPrivateHost,
   isUnaided,
   networkOf,
   parseAddress,
   peerOf,
+  rangeOf,
   transportOf,
   withHost,
 } from '../../../src/net/addresses.ts'
@@ -66,6 +68,44 @@ describe('an address', () => {
 })
 
 describe('an IP', () => {
+  test.each<[string, string]>([
+    ['127.0.0.1', 'loopback'],
+    ['127.8.0.1', 'loopback'],
+    ['::1', 'loopback'],
+    ['0:0:0:0:0:0:0:1', 'loopback'],
+    ['::ffff:127.0.0.1', 'loopback'],
+    ['::ffff:7f00:1', 'loopback'],
+    ['0.0.0.0', 'loopback'],
+    ['::', 'loopback'],
+    ['192.168.1.1', 'private'],
+    ['100.64.0.1', 'private'],
+    ['::ffff:10.0.0.1', 'private'],
+    ['fe80::1', 'private'],
+    ['fd00::1', 'private'],
+    ['11.0.0.1', 'global'],
+    ['::ffff:11.0.0.1', 'global'],
+    ['2606:4700::1111', 'global'],
+    ['224.0.0.251', 'none'],
+    ['::ffff:239.0.0.1', 'none'],
+    ['255.255.255.255', 'none'],
+    ['ff02::fb', 'none'],
+    ['::127.0.0.1', 'none'],
+    ['64:ff9b::7f00:1', 'none'],
+    ['2002:7f00:1::', 'none'],
+  ])('%s is of the range: %s', (host, range) => {
+    expect(rangeOf(host)).toBe(range)
+  })
+
+  test.each<[string, string, boolean]>([
+    ['192.168.1.1', '192.168.7.2', true],
+    ['192.168.1.1', '192.169.1.1', false],
+    ['fd00:0:0:1::1', 'fd00::1:1:1:1:1', true],
+    ['fd00:0:0:1::1', 'fd00:0:0:2::1', false],
+    ['10.0.0.1', 'fd00::1', false],
+  ])('%s is near %s: %s', (a, b, isTrue) => {
+    expect(isNear(a, b)).toBe(isTrue)
+  })
+
   test.each([
     '1.1.1.1',
     '11.0.0.1',

@@ -1,7 +1,12 @@
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { LIMITS } from '../../../src/limits.ts'
-import { readSession, sessionSchema, writeSession } from '../../../src/net/webrtc-session.ts'
+import {
+  readInterfaces,
+  readSession,
+  sessionSchema,
+  writeSession,
+} from '../../../src/net/webrtc-session.ts'
 import type { WebRtcSession } from '../../../src/net/webrtc-session.ts'
 
 const FINGERPRINT = Uint8Array.from({ length: 32 }, (_, index) => index * 7)
@@ -46,6 +51,13 @@ const SESSION: WebRtcSession = {
 describe('a session', () => {
   test('is read from what a stack says: UDP only, with IPs', () => {
     expect(readSession(SDP)).toEqual(SESSION)
+  })
+
+  test('says where this machine is, unless a browser hides that', () => {
+    expect(readInterfaces(SDP)).toBeUndefined()
+    const shown = SDP.replace(/^a=candidate.*\.local .*\r\n/m, '')
+    expect(readInterfaces(shown)).toEqual(['2001:db8::2', '192.0.2.2', '192.0.2.2'])
+    expect(readInterfaces('')).toEqual([])
   })
 
   test('is the same after it was written for the other side', () => {

@@ -28,7 +28,8 @@ function begin(direction: 'inbound' | 'outbound'): WebRtcAttempt {
 async function openPair(): Promise<[WebRtcConnection, WebRtcConnection]> {
   const signal = systemClock.deadline(30_000, 'a pair')
   const [caller, called] = [begin('outbound'), begin('inbound')]
-  await caller.accept(await called.describe(await caller.describe(undefined, signal), signal))
+  const offer = await caller.describe(undefined, signal)
+  await caller.accept(await called.describe(offer, signal), signal)
   return await Promise.all([caller.run(signal), called.run(signal)])
 }
 

@@ -4,14 +4,17 @@ import { abortReason, systemClock } from '../../../../src/clock.ts'
 import type { Clock } from '../../../../src/clock.ts'
 import { DEADLINES, LIMITS } from '../../../../src/limits.ts'
 import { silentLogger } from '../../../../src/log.ts'
+import { isNear, rangeOf } from '../../../../src/net/addresses.ts'
 import { createIdentity } from '../../../../src/net/identity.ts'
 import type { PeerRpc, RpcHandler } from '../../../../src/net/network.ts'
 import { WEBRTC_METHOD } from '../../../../src/net/punch-messages.ts'
 import { UNKNOWN_NAT } from '../../../../src/net/nat.ts'
 import type { NatReport } from '../../../../src/net/nat.ts'
 import { createWebRtc } from '../../../../src/net/webrtc.ts'
+import type { WebRtcAttempt } from '../../../../src/net/webrtc.ts'
 import { dialByWebRtc, serveWebRtc } from '../../../../src/net/webrtc-paths.ts'
 import type { WebRtcContext } from '../../../../src/net/webrtc-paths.ts'
+import { readInterfaces } from '../../../../src/net/webrtc-session.ts'
 import type { WebRtcSession } from '../../../../src/net/webrtc-session.ts'
 import { decodeCbor, encodeCbor } from '../../../../src/store/content.ts'
 import { createManualClock, settle } from '../../../manual-clock.ts'
@@ -30,6 +33,21 @@ const SESSION: WebRtcSession = {
   password: 'a'.repeat(22),
   fingerprint: new Uint8Array(32).fill(7),
   candidates: [],
+}
+
+const OF_THE_MACHINE = ['127.0.0.1', '::ffff:127.0.0.1', '0:0:0:0:0:0:0:1', '0.0.0.0']
+
+function withCandidates(hosts: readonly string[]): WebRtcSession {
+  return { ...SESSION, candidates: hosts.map((host) => ({ host, port: 9, priority: 1 })) }
+}
+
+/** Where the stack was told that the peer is. */
+function toldTo({ connections }: RecordedConnections): Set<string | undefined> {
+  const sdp = connections[0]?.remoteDescription?.sdp ?? ''
+  const lines = [...sdp.matchAll(/^a=candidate:(.*)\r$/gm)]
+  const hosts = lines.map(([, line]) => line?.split(' ')[4])
+  // A stack writes some of them in its own way.
+  return new Set(hosts.map((host) => (host === '::1' ? '0:0:0:0:0:0:0:1' : host)))
 }
 
 interface Side extends RecordedConnections {
@@ -160,18 +178,30 @@ describe.skipIf(PeerConnection === undefined)('a peer that asks for WebRTC', () 
     expect(openOf(side)).toBe(0)
   })
 
+  test('and comes again and again leaves room for others', () => {
+    const recorded = recordConnections()
+    const webRtc = createWebRtc({ ...recorded, reflectors: () => [], clock: systemClock })
+    const attempts: WebRtcAttempt[] = []
+    onTestFinished(() => attempts.forEach((attempt) => attempt.abort(new Error('over'))))
+    const begin = (peer: string): number =>
+      attempts.push(webRtc.begin(peer, 'inbound', createLog()))
+    for (let time = 0; time < LIMITS.webRtcConnections; time++) begin(PEER)
+    expect(openOf(recorded)).toBe(LIMITS.webRtcConnectionsPerPeer)
+    expect(recorded.connections.at(-1)?.connectionState).not.toBe('closed')
+    begin(PEERS[1] ?? '')
+    expect(openOf(recorded)).toBe(LIMITS.webRtcConnectionsPerPeer + 1)
+  })
+
   test.each<[string, string[], string[]]>([
+    ['before anybody has said where this node is', [], ['12.0.0.1']],
     ['from the internet', ['11.0.0.1'], ['12.0.0.1']],
     ['from a private network', ['192.168.7.1'], ['12.0.0.1', '192.168.1.1']],
-    ['on the same machine', ['127.0.0.1'], ['12.0.0.1', '127.0.0.1', '192.168.1.1']],
+    ['on the same machine', ['127.0.0.1'], ['12.0.0.1', ...OF_THE_MACHINE, '192.168.1.1']],
   ])('%s has only what is its business knocked at', async (_what, hosts, knocked) => {
     const side = createSide({ hosts })
-    const all = ['12.0.0.1', '127.0.0.1', '192.168.1.1']
-    const candidates = all.map((host) => ({ host, port: 9, priority: 1 }))
-    await side.ask(PEER, { session: { ...SESSION, candidates }, mapping: null })
-    const sdp = side.connections[0]?.remoteDescription?.sdp ?? ''
-    const told = [...sdp.matchAll(/^a=candidate:(.*)\r$/gm)].map(([, line]) => line?.split(' ')[4])
-    expect(new Set(told)).toEqual(new Set(knocked))
+    const all = ['12.0.0.1', ...OF_THE_MACHINE, '192.168.1.1', '224.0.0.251']
+    await side.ask(PEER, { session: withCandidates(all), mapping: null })
+    expect(toldTo(side)).toEqual(new Set(knocked))
   })
 })
 
@@ -204,6 +234,65 @@ describe.skipIf(PeerConnection === undefined)('a peer that is asked', () => {
     const side = createSide({ call: async () => encodeCbor(reply) })
     await expect(dialByWebRtc(PEER, [], side.context)).rejects.toMatchObject({ code })
     expect(openOf(side)).toBe(0)
+  })
+
+  test.each([
+    ['claims to be on the same LAN', true],
+    ['is elsewhere', false],
+  ])('and %s has this node knock at no other network', async (_what, isClaimed) => {
+    const told = Promise.withResolvers<string[]>()
+    const side = createSide({
+      hosts: ['11.0.0.1'],
+      call: async () => {
+        const interfaces = readInterfaces(side.connections[0]?.localDescription?.sdp ?? '') ?? []
+        const near = interfaces.filter((host) => rangeOf(host) === 'private')
+        const far = ['10.77.0.1', '172.29.0.1', '192.168.1.1', 'fd00::1'].filter(
+          (host) => !interfaces.some((own) => isNear(own, host)),
+        )
+        told.resolve(near)
+        return encodeCbor({ session: withCandidates(['12.0.0.1', ...near, ...far, '127.0.0.1']) })
+      },
+      clock: createManualClock(),
+    })
+    dialByWebRtc(PEER, [isClaimed ? '11.0.0.1' : '11.0.0.2'], side.context).catch(() => {})
+    const near = await told.promise
+    await until(() => side.connections[0]?.remoteDescription !== null)
+    expect(toldTo(side)).toEqual(new Set(['12.0.0.1', ...(isClaimed ? near : [])]))
+  })
+
+  test('is given up by a stack that does not take the answer', async () => {
+    const clock = createManualClock()
+    const asked = Promise.withResolvers<void>()
+    const side = createSide({
+      clock,
+      call: async () => {
+        // As in a browser when the connection was closed meanwhile.
+        for (const connection of side.connections) {
+          connection.setRemoteDescription = async () => await new Promise<never>(() => {})
+        }
+        asked.resolve()
+        return encodeCbor({ session: SESSION })
+      },
+    })
+    const outcome = dialByWebRtc(PEER, [], side.context)
+    outcome.catch(() => {})
+    await asked.promise
+    await clock.advance(DEADLINES.punchMs)
+    await expect(outcome).rejects.toMatchObject({ code: 'timeout' })
+    expect(openOf(side)).toBe(0)
+  })
+
+  test('is not, and nothing stays open, when the stack makes no channel', () => {
+    const recorded = recordConnections()
+    class Broken extends recorded.PeerConnection {
+      override createDataChannel(): RTCDataChannel {
+        throw new Error('no channel')
+      }
+    }
+    const options = { PeerConnection: Broken, reflectors: () => [], clock: systemClock }
+    expect(() => createWebRtc(options).begin(PEER, 'outbound', createLog())).toThrow('no channel')
+    expect(recorded.connections).toHaveLength(1)
+    expect(openOf(recorded)).toBe(0)
   })
 
   test('and answers without a way to it is given up', async () => {

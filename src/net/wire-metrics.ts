@@ -79,7 +79,8 @@ function holdToCap(connection: AbstractMultiaddrConnection, wire: Wire): void {
 
 /**
  * Stops reading for the cap's sake, beside the pauses that the reader of the connection makes for his own. A WebSocket
- * cannot be stopped: what it brings is counted, and the others make up for it.
+ * cannot be stopped: what it brings is counted, and the others make up for it. Nor can a data channel, but its sender waits
+ * for word of what was taken (`webrtc-connection.ts`).
  */
 function createPause(connection: MultiaddrConnection): (mayRead: boolean) => void {
   const [pause, resume] = [connection.pause.bind(connection), connection.resume.bind(connection)]

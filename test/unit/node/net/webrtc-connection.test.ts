@@ -4,12 +4,16 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../../../src/clock.ts'
 import { LIMITS } from '../../../../src/limits.ts'
 import { silentLogger } from '../../../../src/log.ts'
+import { createMetrics } from '../../../../src/metrics.ts'
+import { createFairRate } from '../../../../src/net/fair-rate.ts'
 import { createIdentity } from '../../../../src/net/identity.ts'
 import { createLibp2pLogger } from '../../../../src/net/libp2p-logger.ts'
 import { readSession, writeSession } from '../../../../src/net/webrtc-session.ts'
 import type { WebRtcConnection } from '../../../../src/net/webrtc-connection.ts'
 import { createWebRtc } from '../../../../src/net/webrtc.ts'
 import type { WebRtcAttempt } from '../../../../src/net/webrtc.ts'
+import { createWireMetrics } from '../../../../src/net/wire-metrics.ts'
+import { createManualClock } from '../../../manual-clock.ts'
 import { until } from '../../net/memory-network.ts'
 import { PeerConnection } from './webrtc-stack.ts'
 
@@ -91,6 +95,24 @@ describe.skipIf(PeerConnection === undefined)('a data channel as a wire', () => 
     expect(received.bytes).toBe(0)
     b.resume()
     await until(() => received.bytes === bytes)
+  })
+
+  test('holds its sender back while a cap on downloads is used up', async () => {
+    const [a, b] = await openPair()
+    const clock = createManualClock()
+    const caps = { download: createFairRate(MIB, clock) }
+    onTestFinished(() => caps.download.stop())
+    createWireMetrics(createMetrics(), clock, caps).trackMultiaddrConnection(b)
+    const received = count(b)
+    const bytes = 4 * MIB
+    a.send(randomBytes(bytes))
+    // By the cap's time, which stands.
+    await until(() => b.readStatus === 'paused' && b.readBufferLength >= 64 << 10)
+    expect(a.writeBufferLength).toBeGreaterThan(bytes / 2)
+    expect(received.bytes).toBeLessThan(bytes / 2)
+    while (received.bytes < bytes) await clock.advance(100)
+    expect(a.writeBufferLength).toBe(0)
+    expect([a.status, b.status]).toEqual(['open', 'open'])
   })
 
   test.each<[string, (channel: RTCDataChannel) => void]>([

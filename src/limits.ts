@@ -187,7 +187,7 @@ export const DEADLINES = {
   provideMs: 60_000,
   /** A client call to the local daemon. */
   apiMs: 30_000,
-  /** An upload that moves no byte for so long has lost its sender, and keeps others from the same place. */
+  /** Bytes that move no further for so long, either way, have lost their other end, and keep others from its place. */
   apiStallMs: 30_000,
   /** Opening a link to the dashboard, by hand and over SSH too. */
   linkCodeMs: 120_000,

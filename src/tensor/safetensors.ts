@@ -18,7 +18,12 @@ import { isFiniteVector, slicesOf } from './vector.ts'
 const LENGTH_BYTES = 8
 const METADATA = '__metadata__'
 /** Names of tensors nobody here has chosen: printable, so that they can be told in a message of one line. */
-export const TENSOR_NAME = /^[!-~]{1,256}$/
+export const TENSOR_NAME = /^[!#-[\]-~]{1,256}$/
+/**
+ * Refused in any name. V8 (of Node 24.21) takes the key `"\""` for a backslash when the object parsed before had that key
+ * in its place: such tensors could be mistaken for one another.
+ */
+const ESCAPED = /["\\]/
 
 const tensorSchema = z.strictObject({
   dtype: z.string().max(16),
@@ -294,6 +299,7 @@ function parseHeader(header: string): Map<string, TensorHeader> {
   for (const [name, value] of Object.entries(json)) {
     const parsed = (name === METADATA ? metadataSchema : tensorSchema).safeParse(value)
     if (!parsed.success) throw invalid(`its header's entry ${quoted(name)} is malformed`)
+    if (ESCAPED.test(name)) throw invalid(`${quoted(name)} is no name for a tensor`)
     if (name !== METADATA) tensors.set(name, tensorSchema.parse(value))
   }
   return tensors

@@ -73,8 +73,8 @@ describe('a swarm of 16', () => {
     expect(again.views.map((view) => view.parametersHash)).toEqual(
       views.map((view) => view.parametersHash),
     )
-    const other = await train(16, 'another seed', overrides)
-    expect(other.views[0]?.parametersHash).not.toBe(views[0]?.parametersHash)
+    const [one, other] = [await train(2, 'replay', {}), await train(2, 'another seed', {})]
+    expect(other.views[0]?.parametersHash).not.toBe(one.views[0]?.parametersHash)
   }, 900_000)
 })
 

@@ -20,8 +20,8 @@ import type { Daemon, Workplace } from './daemon-process.ts'
 const OUTER_STEPS = 200
 /** At least; at most three times as many, on a machine so busy that most kills come before the training. */
 const KILLS = 8
-/** When to kill, in what a daemon takes to its first outer steps. */
-const KILLED = { from: 0.2, to: 1.2 }
+/** When to kill, in what a daemon takes to its first outer steps; after a kill that is longer. */
+const KILLED = { from: 0.3, to: 2.5 }
 /** Commits of each run that kills have come after: some of the kills were in the midst of training. */
 const STEPS_SEEN = 3
 

@@ -69,25 +69,22 @@ export interface Watched extends Host {
 
 /**
  * Leaves a member whose connection has ended out of rounds until it is back, which is tried at once: most often its
- * process is gone, and all who were connected to it know that before the next groups are made. In an all-reduce run, in
- * which all must come to the same group, a link that drops for a moment leaves nobody out. Returns the function that
- * stops it.
+ * process is gone, and all who were connected to it know that before the next groups are made. Not in an all-reduce run:
+ * its members must come to the same group, which they do in the round. Returns the function that stops it.
  */
 export function watchConnections(run: Watched, signal: AbortSignal): () => Promise<void> {
-  const isExact = run.manifest.averaging.rule === 'diloco'
+  if (run.manifest.averaging.rule === 'diloco') return async () => {}
   /** Each stays for as long as its peer is not dialled again: one that hangs up all the time is left to the look-ups. */
   const meetings = new Map<string, Promise<void>>()
   const meet = async (peer: string): Promise<void> => {
     await introduce(run, peer, signal)
-    if (!run.network.connectedPeers().includes(peer)) run.membership.doubt(peer)
     await run.clock.sleep(REDIAL_MS, signal).catch(() => {})
     meetings.delete(peer)
   }
   const forgetLoss = run.network.onDisconnect((peer) => {
     if (!run.membership.others().some((member) => member.peer === peer)) return
-    const isDialled = !meetings.has(peer) && meetings.size < CONNECTIONS
-    if (!isExact || !isDialled) run.membership.doubt(peer)
-    if (isDialled) meetings.set(peer, meet(peer))
+    run.membership.doubt(peer)
+    if (!meetings.has(peer) && meetings.size < CONNECTIONS) meetings.set(peer, meet(peer))
   })
   const forgetReturn = run.network.onConnect((peer) => run.membership.trust(peer))
   return async () => {

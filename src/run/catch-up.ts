@@ -62,8 +62,8 @@ function isLeaving({ record }: Member): boolean {
 
 /**
  * Fetches the state of `candidates`: a checkpoint that several of them hold, or else a snapshot of one after the other.
- * `withOptimizer`: also what the
- * inner optimizer of a newcomer begins with. Throws `blob_unavailable` when none of them could give it.
+ * `withOptimizer`: also what the inner optimizer of a newcomer begins with. Throws `blob_unavailable` when none of them
+ * could give it.
  */
 export async function catchUp(
   run: RunContext,

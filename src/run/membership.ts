@@ -162,8 +162,8 @@ function workSince(
   return { tokens: own / met, share: Math.min(1, own / (part * theirs + (1 - part) * own)) }
 }
 
-/** A Map keeps the order of insertion. */
-function forgetFirst(map: Map<string, unknown>, size: number): void {
+/** Deletes what was put in first until `size` entries are left: a Map keeps the order of insertion. */
+export function forgetFirst(map: Map<string, unknown>, size: number): void {
   for (const key of map.keys()) {
     if (map.size <= size) return
     map.delete(key)

@@ -1,6 +1,7 @@
 /** What a robust peer remembers of others: who was rejected again and again is left out for a while. */
 import { z } from 'zod'
 import { LIMITS } from '../limits.ts'
+import { forgetFirst } from './membership.ts'
 
 /** Weight of the newest verdict, the reputation below which a peer is left out, and for how many outer steps. */
 const RATE = 0.2
@@ -35,10 +36,7 @@ export function createReputations(): Reputations {
   const remember = (reputation: Reputation): void => {
     known.delete(reputation.peer)
     known.set(reputation.peer, reputation)
-    for (const oldest of known.keys()) {
-      if (known.size <= LIMITS.runPeers) break
-      known.delete(oldest)
-    }
+    forgetFirst(known, LIMITS.runPeers)
   }
   return {
     isIgnored: (peer, outerStep) => outerStep < (known.get(peer)?.ignoredUntil ?? 0),

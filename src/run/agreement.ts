@@ -25,6 +25,22 @@ export function agreedPeers(sets: CollectedSets): string[] {
   }
 }
 
+/** One peer alone may tell of peers that do not exist. */
+const WITNESSES_MIN = 2
+
+/**
+ * Peers that this one lacks, though they were in the round: most of the others that told have collected them. Had they
+ * died before, the others would lack them too, or find out that they are gone when they ask them for their set.
+ */
+export function lackedPeers(sets: CollectedSets, self: string): string[] {
+  const told = [...sets].flatMap(([peer, set]) => (peer === self || !set ? [] : [set]))
+  const isWitnessed = (peer: string): boolean => {
+    const witnesses = told.filter((set) => set.includes(peer)).length
+    return witnesses >= WITNESSES_MIN && 2 * witnesses > told.length
+  }
+  return [...new Set(told.flat())].filter((peer) => !sets.has(peer) && isWitnessed(peer)).sort()
+}
+
 interface Gaps {
   peer: string
   /** How often it lacks another or is lacked. */

@@ -17,7 +17,9 @@ import {
   offerReplySchema,
   POLL_MS,
   setReplySchema,
+  type OfferReply,
   type Refusal,
+  type SetReply,
 } from './exchange-messages.ts'
 
 interface Refused {
@@ -46,6 +48,8 @@ export interface PullOptions {
   signal: AbortSignal
   /** How long the peer may take to answer with a header. */
   patienceMs: number
+  /** How much longer, while it answers that it is still in a round before this one; default 0. */
+  latenessMs?: number | undefined
   /** Whether to wait so long for a peer that has not finished its inner steps. */
   waits: boolean
   /** How long the chunks may take. */
@@ -60,17 +64,11 @@ export async function pullContribution(
   options: PullOptions,
 ): Promise<Pulled> {
   const { clock, run } = asking
-  const { plan, signal, patienceMs, transferMs } = options
+  const { plan, signal, transferMs } = options
   const startedMs = clock.now()
   const times: Pick<Pulled, 'waitedMs' | 'transferredMs'> = { waitedMs: null, transferredMs: null }
   try {
-    const answer = await withDeadline(
-      clock,
-      patienceMs,
-      'waiting for a partner',
-      signal,
-      (limited) => askHeader(asking, peer, key, { ...options, signal: limited }),
-    )
+    const answer = await askHeader(asking, peer, key, options)
     if ('kind' in answer) return { ...answer, ...times }
     const problem = headerProblem(answer, run, key, options)
     if (problem !== undefined) return { kind: 'refused', ...problem, outerStep: null, ...times }
@@ -136,30 +134,86 @@ async function reaching<T>(clock: Clock, signal: AbortSignal, ask: () => Promise
   }
 }
 
-/** Asks until the peer has a contribution, refuses for good, or the signal fires. */
+/** How long a peer is asked that is not ready. */
+interface Patience {
+  patienceMs: number
+  /** How much longer it is asked when it is late for a reason of its own. */
+  latenessMs: number
+  cause: string
+  signal: AbortSignal
+}
+
+interface NotReady {
+  refusal: 'not_ready'
+  /** Completed there. */
+  outerStep: number
+}
+
+/**
+ * Asks until the peer gives more than the answer that it is not ready. Every such answer of one that is late (`isLate`)
+ * renews the patience: it waits for a third peer, perhaps, that this one has given up before it. Throws `timeout`.
+ */
+async function askUntilReady<T extends object>(
+  clock: Clock,
+  { patienceMs, latenessMs, cause, signal }: Patience,
+  isLate: (outerStep: number) => boolean,
+  ask: (waitMs: number, deadlineMs: number, signal: AbortSignal) => Promise<T | NotReady>,
+): Promise<T> {
+  const startedMs = clock.now()
+  let allowedMs = patienceMs
+  const leftMs = (): number => Math.max(0, startedMs + allowedMs - clock.now())
+  const [expired, done] = [new AbortController(), new AbortController()]
+  const expire = async (): Promise<void> => {
+    while (leftMs() > 0) await clock.sleep(leftMs(), done.signal)
+    const told = `${cause} took longer than ${Math.round(allowedMs)} ms`
+    expired.abort(new ShoalError('timeout', told))
+  }
+  expire().catch(() => {})
+  const limited = AbortSignal.any([signal, expired.signal])
+  try {
+    for (;;) {
+      const answer = await reaching(clock, limited, () => {
+        // Its answer takes time to come back.
+        const waitMs = Math.min(POLL_MS, Math.max(leftMs() / 2, leftMs() - ANSWER_MS))
+        return ask(Math.floor(waitMs), leftMs(), limited)
+      })
+      if (!isNotReady(answer)) return answer
+      if (isLate(answer.outerStep))
+        allowedMs = Math.min(patienceMs + latenessMs, clock.now() - startedMs + patienceMs)
+      // It holds its answer back for as long as it was asked to; one that does not is not asked the faster for it.
+      await clock.sleep(ASK_AGAIN_MS, limited)
+    }
+  } finally {
+    done.abort()
+  }
+}
+
+function isNotReady(answer: object): answer is NotReady {
+  return 'refusal' in answer && answer.refusal === 'not_ready'
+}
+
+/** Asks until the peer has a contribution, refuses for good, or patience ends. */
 async function askHeader(
   { rpc, clock, run }: Asking,
   peer: string,
   key: RoundKey,
-  { signal, patienceMs, waits }: PullOptions,
+  options: PullOptions,
 ): Promise<ContributionHeader | Refused> {
-  const startedMs = clock.now()
-  const ask = (): Promise<Uint8Array> => {
-    const leftMs = Math.max(0, patienceMs - (clock.now() - startedMs))
-    // Its answer takes time to come back.
-    const waitMs = waits ? Math.min(POLL_MS, Math.max(leftMs / 2, leftMs - ANSWER_MS)) : 0
-    const request = encodeCbor({ run, ...key, waitMs: Math.floor(waitMs) })
+  const { signal, patienceMs, latenessMs = 0, waits } = options
+  const ask = async (waitMs: number, leftMs: number, limited: AbortSignal): Promise<OfferReply> => {
+    const request = encodeCbor({ run, ...key, waitMs })
     const deadlineMs = Math.min(leftMs, waitMs + DEADLINES.rpcMs)
-    return rpc.call(peer, 'round/offer', request, { signal, deadlineMs })
+    const reply = await rpc.call(peer, 'round/offer', request, { signal: limited, deadlineMs })
+    return parseMessage(offerReplySchema, reply, 'answer to an offer')
   }
-  for (;;) {
-    const reply = await (waits ? reaching(clock, signal, ask) : ask())
-    const answer = parseMessage(offerReplySchema, reply, 'answer to an offer')
-    if ('header' in answer) return answer.header
-    if (answer.refusal !== 'not_ready' || !waits || signal.aborted) return refusedWith(answer, key)
-    // It holds its answer back for as long as it was asked to; one that does not is not asked the faster for it.
-    await clock.sleep(ASK_AGAIN_MS, signal)
-  }
+  const patience = { patienceMs, latenessMs, cause: 'waiting for a partner', signal }
+  const isLate = (outerStep: number): boolean => outerStep < key.outerStep
+  const answer = waits
+    ? await askUntilReady(clock, patience, isLate, ask)
+    : await withDeadline(clock, patienceMs, patience.cause, signal, (limited) =>
+        ask(0, patienceMs, limited),
+      )
+  return 'header' in answer ? answer.header : refusedWith(answer, key)
 }
 
 function refusedWith(
@@ -232,29 +286,24 @@ async function pullChunks(
   return chunks
 }
 
-/** The peers whose contributions `peer` has collected; undefined when it does not tell within `patienceMs`. */
+/** The peers whose contributions `peer` has collected; undefined when it does not tell in time. */
 export async function askCollected(
   { rpc, clock, run }: Asking,
   peer: string,
   key: RoundKey,
-  { signal, patienceMs }: Pick<PullOptions, 'signal' | 'patienceMs'>,
+  { signal, patienceMs, latenessMs = 0 }: Pick<PullOptions, 'signal' | 'patienceMs' | 'latenessMs'>,
 ): Promise<string[] | undefined> {
-  const startedMs = clock.now()
-  const ask = (): Promise<Uint8Array> => {
-    const leftMs = Math.max(0, patienceMs - (clock.now() - startedMs))
-    const waitMs = Math.floor(Math.min(POLL_MS, Math.max(leftMs / 2, leftMs - ANSWER_MS)))
+  const ask = async (waitMs: number, leftMs: number, limited: AbortSignal): Promise<SetReply> => {
     const request = encodeCbor({ run, ...key, waitMs })
-    return rpc.call(peer, 'round/set', request, { signal, deadlineMs: leftMs })
+    const options = { signal: limited, deadlineMs: leftMs }
+    const reply = await rpc.call(peer, 'round/set', request, options)
+    return parseMessage(setReplySchema, reply, 'set of contributions')
   }
+  const cause = 'asking for the set of contributions'
+  const patience = { patienceMs, latenessMs, cause, signal }
   try {
-    const reply = await withDeadline(
-      clock,
-      patienceMs,
-      'asking for the set of contributions',
-      signal,
-      (limited) => reaching(clock, limited, ask),
-    )
-    return parseMessage(setReplySchema, reply, 'set of contributions').peers
+    const answer = await askUntilReady(clock, patience, () => true, ask)
+    return 'peers' in answer ? answer.peers : undefined
   } catch {
     return undefined
   }

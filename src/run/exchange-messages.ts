@@ -28,13 +28,21 @@ export const chunkRequestSchema = z.strictObject({
   ...keyShape,
   index: z.number().int().min(0).max(4096),
 })
+const refusalSchema = z.strictObject({
+  refusal: z.enum(REFUSALS),
+  /** Completed there. */
+  outerStep: z.number().int().min(0),
+})
 export const offerReplySchema = z.union([
   z.strictObject({ header: contributionHeaderSchema }),
-  z.strictObject({ refusal: z.enum(REFUSALS), outerStep: z.number().int().min(0) }),
+  refusalSchema,
 ])
-export const setReplySchema = z.strictObject({
-  peers: z.array(z.string().max(128)).max(LIMITS.groupPeers),
-})
+export type OfferReply = z.infer<typeof offerReplySchema>
+export const setReplySchema = z.union([
+  z.strictObject({ peers: z.array(z.string().max(128)).max(LIMITS.groupPeers) }),
+  refusalSchema,
+])
+export type SetReply = z.infer<typeof setReplySchema>
 
 /** One poll waits no longer than this at the other side: what has not come by then is asked for again. */
 export const POLL_MS = 15_000

@@ -53,7 +53,7 @@ export interface Exchange {
   collectedBy(
     peer: string,
     key: RoundKey,
-    options: Pick<PullOptions, 'signal' | 'patienceMs'>,
+    options: Pick<PullOptions, 'signal' | 'patienceMs' | 'latenessMs'>,
   ): Promise<string[] | undefined>
   bytesSent(): number
   bytesReceived(): number
@@ -171,10 +171,16 @@ async function serveOffer(
     open.lastServedMs = clock.now()
     return entry.header
   }
-  const outerStep = open?.outerStep() ?? 0
-  const refusal: Refusal =
-    open === undefined ? 'unknown_run' : outerStep > key.outerStep ? 'stale' : 'not_ready'
-  return encodeCbor({ refusal, outerStep })
+  return encodeCbor(refusalOf(open, key))
+}
+
+function refusalOf(
+  open: OpenRun | undefined,
+  key: RoundKey,
+): { refusal: Refusal; outerStep: number } {
+  if (open === undefined) return { refusal: 'unknown_run', outerStep: 0 }
+  const outerStep = open.outerStep()
+  return { refusal: outerStep > key.outerStep ? 'stale' : 'not_ready', outerStep }
 }
 
 async function serveSet(
@@ -193,9 +199,8 @@ async function serveSet(
     (open) => find(open, key)?.collected,
     key,
   )
-  if (collected === undefined)
-    throw new ShoalError('refused', 'no set of contributions for this round')
   const open = runs.get(run)
+  if (collected === undefined) return encodeCbor(refusalOf(open, key))
   if (open !== undefined) open.lastServedMs = clock.now()
   return encodeCbor({ peers: collected })
 }

@@ -30,7 +30,9 @@ export async function keepUp(run: ReadyRun, signal: AbortSignal): Promise<void> 
   if (front.length === 0) return
   const { share } = membership.workSince(front, progress.tokens)
   if (share < (isExact ? REJOIN_SHARE : FULL_SHARE)) {
-    await resynchronize(run, front, signal, isExact ? 0 : share)
+    const isThere = await resynchronize(run, front, signal, isExact ? 0 : share)
+    // Whoever cannot give its state leads nobody, until it is heard of again.
+    if (!isThere) for (const { peer } of front) membership.doubt(peer)
     return
   }
   run.logger.info('clock_set', { run: run.id, from: progress.outerStep, share })

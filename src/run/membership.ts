@@ -31,7 +31,8 @@ export interface Membership {
   lag(outerStep: number): number
   /**
    * The swarm's front, foremost first: members that are about as far as one another, with enough of the others there or
-   * beyond, and so far ahead that no round is shared with them; else none. Who runs ahead of the front leads nobody.
+   * beyond, and so far away that no round is shared with them; else none. Who runs ahead of the front leads nobody: a
+   * peer for which it is behind goes back to it, once nobody is near.
    */
   front(outerStep: number): Member[]
   /** Remembers who is in step with this peer now (of `peers`, where only these have its state), and the tokens of both. */
@@ -105,13 +106,16 @@ export function createMembership(
       return steps.length === 0 ? 0 : lowerMedian(steps) - outerStep
     },
     front(outerStep) {
-      const ahead = active().sort((a, b) => b.record.outerStep - a.record.outerStep)
-      const enough = isRobust && ahead.length >= ROBUST_OTHERS ? ROBUST_FRONT : 1
-      const first = Math.max(Math.ceil(FRONT_SHARE * ahead.length), enough) - 1
-      for (const { record } of ahead.slice(first)) {
+      const present = active().sort((a, b) => b.record.outerStep - a.record.outerStep)
+      const enough = isRobust && present.length >= ROBUST_OTHERS ? ROBUST_FRONT : 1
+      const first = Math.max(Math.ceil(FRONT_SHARE * present.length), enough) - 1
+      const isNear = ({ record }: Member): boolean =>
+        Math.abs(record.outerStep - outerStep) <= RECORD_LAG
+      const leadsNobody = first > 0 && !present.some(isNear)
+      for (const { record } of present.slice(first)) {
         const from = record.outerStep
-        if (from <= outerStep + staleness + 1) break
-        const front = ahead.filter(
+        if (from <= outerStep + staleness + 1 && !leadsNobody) break
+        const front = present.filter(
           (member) =>
             member.record.outerStep >= from && member.record.outerStep <= from + staleness + 1,
         )
@@ -170,6 +174,7 @@ export function forgetFirst(map: Map<string, unknown>, size: number): void {
   }
 }
 
-function progressMark({ record }: Member): string {
+/** It changes when the member moves on. */
+export function progressMark({ record }: Member): string {
   return `${record.status}:${record.outerStep}`
 }

@@ -68,7 +68,8 @@ async function trainAndExchange(run: ReadyRun, signal: AbortSignal): Promise<Ste
   membership.noteInStep(progress.outerStep, progress.tokens, reconciled?.together)
   await commitState(run, signal)
   await publishRecord(run)
-  return { outcome: effect.result.outcome, repairFrom: reconciled?.repairFrom ?? [] }
+  const repairFrom = [...round.wiser, ...(reconciled?.repairFrom ?? [])]
+  return { outcome: effect.result.outcome, repairFrom }
 }
 
 /** Bytes of rounds since it was called. */
@@ -104,18 +105,24 @@ async function roundBesideTraining(
   const isExact = averaging.rule === 'diloco'
   const [failed, ended, cut] = [new AbortController(), new AbortController(), new AbortController()]
   const signal = AbortSignal.any([outer, failed.signal])
-  const round = performRound(exchange, run.clock, {
-    key: { outerStep: progress.outerStep, phase: 'outer' },
-    own,
-    partners: partnersOfStep(run),
-    exact: isExact,
-    staleness: limits.staleness,
-    patienceMs: patienceMs(run, trained),
-    transferMs: pace.transferMs(),
-    timeoutMs: limits.roundTimeoutMs,
-    cut: cut.signal,
-    signal,
-  }).finally(() => ended.abort())
+  const key = { outerStep: progress.outerStep, phase: 'outer' } as const
+  const perform = async (): Promise<RoundResult> => {
+    // Those who come while this peer waits for them find it.
+    exchange.offer(key, own)
+    return performRound(exchange, run.clock, {
+      key,
+      own,
+      partners: isExact ? await company(run, trained, signal) : partnersOfStep(run),
+      exact: isExact,
+      staleness: limits.staleness,
+      patienceMs: patienceMs(run, trained),
+      transferMs: pace.transferMs(),
+      timeoutMs: limits.roundTimeoutMs,
+      cut: cut.signal,
+      signal,
+    })
+  }
+  const round = perform().finally(() => ended.abort())
   // Awaited below; until then its failure, when the run is stopped, must not count as unhandled.
   round.catch(() => {})
   try {
@@ -161,6 +168,18 @@ function partnersOfStep(run: ReadyRun): Partners {
   const { outerStep } = run.progress
   const members = membership.trainers(outerStep).map(({ peer }) => peer)
   return choosePartners({ self, run: id, averaging: manifest.averaging }, outerStep, members)
+}
+
+/** Partners of an all-reduce round, who are waited for when there are none. Whoever leaves waits for nobody. */
+async function company(run: ReadyRun, trained: Trained, signal: AbortSignal): Promise<Partners> {
+  const waiting = AbortSignal.any([signal, run.leaving])
+  const choose = (): Partners => partnersOfStep(run)
+  try {
+    return await run.company.find(choose, patienceMs(run, trained), waiting)
+  } catch (thrown) {
+    if (signal.aborted) throw thrown
+    return choose()
+  }
 }
 
 function noteRound(

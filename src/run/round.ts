@@ -6,7 +6,7 @@
  * candidates are asked in their place.
  */
 import { abortReason, withDeadline, type Clock } from '../clock.ts'
-import { agreedPeers } from './agreement.ts'
+import { agreedPeers, lackedPeers } from './agreement.ts'
 import type { Contribution, RoundKey } from './contribution.ts'
 import type { Pulled, PullOptions } from './contribution-pull.ts'
 import type { Exchange } from './exchange.ts'
@@ -22,6 +22,8 @@ export interface RoundResult {
   reasons: string[]
   /** Partners that gave no answer in time, to be doubted in the next rounds. */
   unreachable: string[]
+  /** Exact rounds: who combined contributions that this peer lacks, so that theirs is the state to take over. */
+  wiser: string[]
   durationMs: number
   times: RoundTimes
 }
@@ -53,6 +55,11 @@ export interface RoundInput {
  * of which 30 % fail unnoticed in each round, whole groups are worth 2 % of the loss.
  */
 const CANDIDATES_ASKED = 3
+/**
+ * Exact rounds: how many times longer than a silent partner one is waited for that is still in the round before, where
+ * it waits for a silent one in its turn and then for what that has collected.
+ */
+const LATENESS = 2
 /** Others may have begun to wait for a silent partner when this peer had ended; so much longer they may take. */
 const AGREEMENT_PATIENCE = 2
 /** Share of a round that is left for agreeing on the set: who runs out of time before takes all others for silent. */
@@ -75,7 +82,7 @@ export async function performRound(
     const collected = [own, ...contributionsIn(answers)].sort(byPeer)
     const agreed = exact
       ? await agree(exchange, input, collected, limited)
-      : { contributions: collected, silent: [] }
+      : { contributions: collected, silent: [], wiser: [] }
     return summary(answers, agreed, input)
   })
   if (signal.aborted) throw abortReason(signal)
@@ -91,7 +98,9 @@ async function collect(
   const { plan, header } = own
   const { schemaHash } = header
   const pull = async (peer: string, waits: boolean): Promise<void> => {
-    const options: PullOptions = { plan, schemaHash, signal, patienceMs, transferMs, waits }
+    const latenessMs = exact ? LATENESS * patienceMs : 0
+    const patience = { patienceMs, latenessMs, transferMs, waits }
+    const options: PullOptions = { plan, schemaHash, signal, ...patience }
     const answer = await exchange.pull(peer, key, options)
     // One that stands in, and was still at it when the round was over, is not to blame.
     if (waits || answer.kind === 'contribution' || !signal.aborted) answers.set(peer, answer)
@@ -113,6 +122,8 @@ interface Agreed {
   contributions: Contribution[]
   /** Peers that gave a contribution and then did not tell what they had collected. */
   silent: string[]
+  /** As in the result. */
+  wiser: string[]
 }
 
 /** The set of contributions that everyone who answers has: each peer states what it collected. */
@@ -124,23 +135,33 @@ async function agree(
 ): Promise<Agreed> {
   const mine = collected.map(({ peer }) => peer)
   exchange.setCollected(key, mine)
-  const options = { signal, patienceMs: AGREEMENT_PATIENCE * patienceMs }
-  const sets = await Promise.all(
+  const options = {
+    signal,
+    patienceMs: AGREEMENT_PATIENCE * patienceMs,
+    latenessMs: LATENESS * patienceMs,
+  }
+  const answers = await Promise.all(
     mine.map(async (peer): Promise<[string, string[] | undefined]> => [
       peer,
       peer === own.peer ? mine : await exchange.collectedBy(peer, key, options),
     ]),
   )
-  const agreed = agreedPeers(new Map(sets))
-  return {
-    contributions: collected.filter(({ peer }) => agreed.includes(peer)),
-    silent: sets.filter(([, set]) => set === undefined).map(([peer]) => peer),
+  const silent = answers.filter(([, set]) => set === undefined).map(([peer]) => peer)
+  const sets = new Map(answers)
+  for (const peer of lackedPeers(sets, own.peer)) sets.set(peer, undefined)
+  const agreed = agreedPeers(sets)
+  if (!agreed.every((peer) => mine.includes(peer))) {
+    // What is here of it would lead to parameters that nobody else has.
+    const wiser = agreed.filter((peer) => mine.includes(peer) && !silent.includes(peer))
+    return { contributions: [], silent, wiser }
   }
+  const contributions = collected.filter(({ peer }) => agreed.includes(peer))
+  return { contributions, silent, wiser: [] }
 }
 
 function summary(
   answers: ReadonlyMap<string, Pulled>,
-  { contributions, silent }: Agreed,
+  { contributions, silent, wiser }: Agreed,
   { own, key, staleness }: RoundInput,
 ): Omit<RoundResult, 'durationMs'> {
   const partners = contributions.map(({ peer }) => peer).filter((peer) => peer !== own.peer)
@@ -156,10 +177,14 @@ function summary(
     outcome: partners.length > 0 ? 'averaged' : isStale ? 'stale' : 'solo',
     contributions: contributions.length > 0 ? contributions : [own],
     partners,
-    reasons: refused.map(({ peer, refusal, message }) =>
-      `${peer.slice(-8)}: ${refusal} (${message})`.slice(0, 160),
-    ),
+    reasons: [
+      ...refused.map(({ peer, refusal, message }) =>
+        `${peer.slice(-8)}: ${refusal} (${message})`.slice(0, 160),
+      ),
+      ...(wiser.length > 0 ? ['lacks what the others have combined: takes their state over'] : []),
+    ],
     unreachable: [...lost, ...silent],
+    wiser,
     times: {
       waitedMs: timesOf(answers, 'waitedMs'),
       transferredMs: timesOf(answers, 'transferredMs'),

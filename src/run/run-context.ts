@@ -9,6 +9,7 @@ import type { SharedState } from '../state/shared-state.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { OuterState } from '../optim/outer.ts'
 import type { Schema } from '../tensor/schema.ts'
+import type { Company } from './company.ts'
 import type { Defence } from './defence.ts'
 import type { Exchange } from './exchange.ts'
 import type { HashVotes } from './hash-votes.ts'
@@ -74,6 +75,7 @@ export interface RunContext extends RunPorts {
   readonly exchange: Exchange
   readonly membership: Membership
   readonly pace: Pace
+  readonly company: Company
   readonly hashVotes: HashVotes
   /** Where the manifest asks for it. */
   readonly defence: Defence | undefined
@@ -138,6 +140,26 @@ export function committedRound({ round, consensusDistance }: Progress): Committe
 export async function startFromOuter(run: ReadyRun): Promise<void> {
   run.local = undefined
   await run.trainer.writeParameters(run.outer.parameters)
+}
+
+/** How often the waits for peers and for the board look again, should no event wake them. */
+const LOOK_AGAIN_MS = 500
+
+/** Resolves at the next change of the shared state, or after `ms`; rejects when the signal fires. */
+export async function nextChange(
+  { state, clock }: { state: Pick<SharedState, 'onChange'>; clock: Clock },
+  signal: AbortSignal,
+  ms = LOOK_AGAIN_MS,
+): Promise<void> {
+  const moment = new AbortController()
+  const stopListening = state.onChange(() => moment.abort())
+  try {
+    await clock.sleep(ms, AbortSignal.any([signal, moment.signal]))
+  } catch (thrown) {
+    if (signal.aborted) throw thrown
+  } finally {
+    stopListening()
+  }
 }
 
 /** Waits for the network while the trainer stands still, and counts the time. */

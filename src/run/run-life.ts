@@ -15,6 +15,7 @@ import { trainOuterStep, type StepResult } from './outer-step.ts'
 import { prepareRun } from './preparation.ts'
 import {
   committedRound,
+  nextChange,
   publishRecord,
   setStatus,
   standStill,
@@ -22,8 +23,6 @@ import {
   type RunContext,
 } from './run-context.ts'
 
-/** How often the waits for peers and for the board look again, should no event wake them. */
-const LOOK_AGAIN_MS = 500
 /** A peer that comes looks for the others of its swarm for so long before it trains without them. */
 const CONTACT_MS = 5_000
 /** Learning from a few peers how far the swarm is. */
@@ -243,18 +242,5 @@ async function waitWhilePaused(run: RunContext, signal: AbortSignal): Promise<vo
       await publishRecord(run)
     }
     await nextChange(run, signal)
-  }
-}
-
-/** Resolves at the next change of the shared state, or after a moment. */
-async function nextChange(run: RunContext, signal: AbortSignal): Promise<void> {
-  const moment = new AbortController()
-  const stopListening = run.state.onChange(() => moment.abort())
-  try {
-    await run.clock.sleep(LOOK_AGAIN_MS, AbortSignal.any([signal, moment.signal]))
-  } catch (thrown) {
-    if (signal.aborted) throw thrown
-  } finally {
-    stopListening()
   }
 }

@@ -5,6 +5,7 @@ import type { BlobReferences } from '../store/blob-references.ts'
 import type { RecordStore } from '../store/record-store.ts'
 import type { BoardValue, Member, StateService } from '../state/shared-state.ts'
 import type { Schema } from '../tensor/schema.ts'
+import { createCompany } from './company.ts'
 import { createDefence } from './defence.ts'
 import type { ExchangeService } from './exchange.ts'
 import type { Manifest } from './manifest.ts'
@@ -154,6 +155,7 @@ async function createContext(
     exchange: exchanges.open(id, () => progress.outerStep),
     membership: createMembership(self, state, { staleness: limits.staleness, isRobust }),
     pace: createPace(limits),
+    company: createCompany({ self, state, clock, ...limits }),
     hashVotes: createHashVotes(self, state),
     defence: isRobust
       ? createDefence({ self, clock, secret: hashOf('defence', freshSeed(), id, self) })

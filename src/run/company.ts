@@ -37,7 +37,9 @@ export function createCompany({ self, state, clock, roundTimeoutMs }: CompanyOpt
   const others = (): Member[] =>
     state
       .members()
-      .filter(({ peer, record }) => peer !== self && !['leaving', 'finished'].includes(record.status))
+      .filter(
+        ({ peer, record }) => peer !== self && !['leaving', 'finished'].includes(record.status),
+      )
 
   /** Whether one of the others has moved since this was asked last. */
   function haveMoved(): boolean {

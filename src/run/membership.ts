@@ -105,24 +105,7 @@ export function createMembership(
       const steps = active().map(({ record }) => record.outerStep)
       return steps.length === 0 ? 0 : lowerMedian(steps) - outerStep
     },
-    front(outerStep) {
-      const present = active().sort((a, b) => b.record.outerStep - a.record.outerStep)
-      const enough = isRobust && present.length >= ROBUST_OTHERS ? ROBUST_FRONT : 1
-      const first = Math.max(Math.ceil(FRONT_SHARE * present.length), enough) - 1
-      const isNear = ({ record }: Member): boolean =>
-        Math.abs(record.outerStep - outerStep) <= RECORD_LAG
-      const leadsNobody = first > 0 && !present.some(isNear)
-      for (const { record } of present.slice(first)) {
-        const from = record.outerStep
-        if (from <= outerStep + staleness + 1 && !leadsNobody) break
-        const front = present.filter(
-          (member) =>
-            member.record.outerStep >= from && member.record.outerStep <= from + staleness + 1,
-        )
-        if (front.length >= enough) return front
-      }
-      return []
-    },
+    front: (outerStep) => frontOf(active(), outerStep, { staleness, isRobust }),
     noteInStep(outerStep, ownTokens, peers) {
       for (const { peer, record } of active()) {
         const isNear = Math.abs(record.outerStep - outerStep) <= staleness + 1
@@ -143,6 +126,29 @@ export function createMembership(
     },
     trust: (peer) => void doubted.delete(peer),
   }
+}
+
+function frontOf(
+  others: readonly Member[],
+  outerStep: number,
+  { staleness, isRobust }: MembershipOptions,
+): Member[] {
+  const present = others.toSorted((a, b) => b.record.outerStep - a.record.outerStep)
+  const enough = isRobust && present.length >= ROBUST_OTHERS ? ROBUST_FRONT : 1
+  const first = Math.max(Math.ceil(FRONT_SHARE * present.length), enough) - 1
+  const isNear = ({ record }: Member): boolean =>
+    Math.abs(record.outerStep - outerStep) <= RECORD_LAG
+  const leadsNobody = first > 0 && !present.some(isNear)
+  for (const { record } of present.slice(first)) {
+    const from = record.outerStep
+    if (from <= outerStep + staleness + 1 && !leadsNobody) break
+    const front = present.filter(
+      (member) =>
+        member.record.outerStep >= from && member.record.outerStep <= from + staleness + 1,
+    )
+    if (front.length >= enough) return front
+  }
+  return []
 }
 
 function workSince(

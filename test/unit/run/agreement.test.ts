@@ -1,6 +1,6 @@
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { agreedPeers } from '../../../src/run/agreement.ts'
+import { agreedPeers, lackedPeers } from '../../../src/run/agreement.ts'
 
 function agreed(sets: Record<string, string[] | undefined>): string {
   return agreedPeers(new Map(Object.entries(sets))).join('')
@@ -78,5 +78,24 @@ describe('the agreed set', () => {
         expect(new Set(results)).toEqual(new Set(['abcd']))
       }),
     )
+  })
+})
+
+describe('peers that were in the round though this one lacks them', () => {
+  const lacked = (sets: Record<string, string[] | undefined>): string =>
+    lackedPeers(new Map(Object.entries(sets)), 's').join('')
+
+  test('are those that most of the others have', () => {
+    expect(lacked({ s: all('abs'), a: all('abx'), b: all('abx') })).toBe('x')
+    expect(lacked({ s: all('abcs'), a: all('abcx'), b: all('abcx'), c: all('abc') })).toBe('x')
+    expect(lacked({ s: all('abs'), a: all('ab'), b: all('ab') })).toBe('')
+  })
+
+  test('are not those that one peer alone, or no majority, tells of', () => {
+    expect(lacked({ s: all('as'), a: all('asxyz') })).toBe('')
+    expect(lacked({ s: all('abs'), a: all('abx'), b: all('ab') })).toBe('')
+    expect(lacked({ s: all('abs'), a: all('abx'), b: undefined })).toBe('')
+    const two = { a: all('abcdx'), b: all('abcdx') }
+    expect(lacked({ s: all('abcds'), ...two, c: all('abcd'), d: all('abcd') })).toBe('')
   })
 })

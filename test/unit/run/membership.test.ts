@@ -102,6 +102,21 @@ describe('where the swarm is', () => {
     expect(peers(membership.front(10))).toBe('bc')
   })
 
+  test('is behind a peer that ran ahead of many, once nobody is near', () => {
+    const others = Object.fromEntries('bcdef'.split('').map((peer) => [peer, at(10)]))
+    const { membership, set } = membershipOf(others)
+    // Eight steps are near: its rounds wait for them.
+    expect(membership.front(18)).toEqual([])
+    expect(peers(membership.front(19))).toBe('bcdef')
+    expect(peers(membership.front(1000))).toBe('bcdef')
+    // Of two that are together each has company, and others that follow them.
+    set({ ...others, a: at(1000) })
+    expect(membership.front(1000)).toEqual([])
+    // Four follow the foremost.
+    set({ b: at(10), c: at(10), d: at(10), e: at(10) })
+    expect(membership.front(1000)).toEqual([])
+  })
+
   test('is told by one of three in a plain run, by no less than two together in a robust one', () => {
     const others = { a: at(90), b: at(10), c: at(10) }
     expect(peers(membershipOf(others).membership.front(5))).toBe('a')

@@ -5,7 +5,7 @@ import { systemClock } from '../../../src/clock.ts'
 import type { Contribution } from '../../../src/run/contribution.ts'
 import { averagingSchema, type Averaging } from '../../../src/run/manifest.ts'
 import { contributionOf } from '../../../src/run/outer-update.ts'
-import { performRound, type RoundExchange } from '../../../src/run/round.ts'
+import { performRound, type RoundExchange, type RoundInput } from '../../../src/run/round.ts'
 import { choosePartners } from '../../../src/run/partners.ts'
 import { createManualClock } from '../../manual-clock.ts'
 
@@ -104,4 +104,44 @@ test('who stands in and is still at it when the round is over is not taken for g
   })
   await clock.advance(10_000)
   expect(await round).toMatchObject({ outcome: 'solo', unreachable: ['dead'] })
+})
+
+test('a peer that lacks what the others have combined makes nothing of its own of it', async () => {
+  const clock = createManualClock()
+  const averaging = averagingSchema.parse({ rule: 'diloco' })
+  const own = await give(averaging, 'self')
+  // It came when `dead` was gone, which the others have had.
+  const sets = new Map([
+    ['a', ['a', 'b', 'dead']],
+    ['b', ['a', 'b', 'dead']],
+  ])
+  const exchange: RoundExchange = {
+    offer: () => {},
+    setCollected: () => {},
+    collectedBy: async (peer) => sets.get(peer),
+    async pull(peer) {
+      const times = { waitedMs: null, transferredMs: null }
+      if (peer !== 'dead')
+        return { kind: 'contribution', contribution: await give(averaging, peer), ...times }
+      return { kind: 'refused', refusal: 'unreachable', message: '', outerStep: null, ...times }
+    },
+  }
+  const input: RoundInput = {
+    key: { outerStep: 0, phase: 'outer' },
+    own,
+    partners: { group: ['a', 'b', 'dead'], candidates: [] },
+    exact: true,
+    staleness: 1,
+    patienceMs: 1_000,
+    transferMs: 1_000,
+    timeoutMs: 5_000,
+    signal,
+  }
+  const result = await performRound(exchange, clock, input)
+  expect(result).toMatchObject({ outcome: 'solo', contributions: [own], wiser: ['a', 'b'] })
+  // Where they have not had it, it is as if it had never been.
+  sets.set('b', ['a', 'b', 'self'])
+  sets.set('a', ['a', 'b', 'self'])
+  const whole = await performRound(exchange, clock, input)
+  expect(whole).toMatchObject({ outcome: 'averaged', partners: ['a', 'b'], wiser: [] })
 })

@@ -65,12 +65,14 @@ export interface MembershipOptions {
   staleness: number
   /** Whether members may lie. */
   isRobust: boolean
+  /** Peers that this one is connected to: for where the swarm is, records of others may be of those who are gone. */
+  connected: () => readonly string[]
 }
 
 export function createMembership(
   self: string,
   state: Pick<SharedState, 'members'>,
-  { staleness, isRobust }: MembershipOptions,
+  { staleness, isRobust, connected }: MembershipOptions,
 ): Membership {
   const doubted = new Map<string, string>()
   const acquaintances = new Map<string, Acquaintance>()
@@ -90,6 +92,12 @@ export function createMembership(
     member.record.status === 'merging' ||
     (['waiting', 'training', 'silent'].includes(member.record.status) && isTrusted(member))
   const active = (): Member[] => withStatus('training', 'merging')
+  const there = (): Member[] => {
+    const peers = new Set(connected())
+    const members = active()
+    const reached = members.filter(({ peer }) => peers.has(peer))
+    return reached.length > 0 ? reached : members
+  }
 
   return {
     others,
@@ -102,10 +110,13 @@ export function createMembership(
         .filter(isMerger)
         .map(({ peer }) => peer),
     lag(outerStep) {
-      const steps = active().map(({ record }) => record.outerStep)
+      const steps = there().map(({ record }) => record.outerStep)
       return steps.length === 0 ? 0 : lowerMedian(steps) - outerStep
     },
-    front: (outerStep) => frontOf(active(), outerStep, { staleness, isRobust }),
+    front(outerStep) {
+      const needsTwo = isRobust && active().length >= ROBUST_OTHERS
+      return frontOf(there(), outerStep, { staleness, enough: needsTwo ? ROBUST_FRONT : 1 })
+    },
     noteInStep(outerStep, ownTokens, peers) {
       for (const { peer, record } of active()) {
         const isNear = Math.abs(record.outerStep - outerStep) <= staleness + 1
@@ -131,10 +142,9 @@ export function createMembership(
 function frontOf(
   others: readonly Member[],
   outerStep: number,
-  { staleness, isRobust }: MembershipOptions,
+  { staleness, enough }: { staleness: number; enough: number },
 ): Member[] {
   const present = others.toSorted((a, b) => b.record.outerStep - a.record.outerStep)
-  const enough = isRobust && present.length >= ROBUST_OTHERS ? ROBUST_FRONT : 1
   const first = Math.max(Math.ceil(FRONT_SHARE * present.length), enough) - 1
   const isNear = ({ record }: Member): boolean =>
     Math.abs(record.outerStep - outerStep) <= RECORD_LAG

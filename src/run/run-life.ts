@@ -152,9 +152,25 @@ async function stayInStep(
 ): Promise<void> {
   if (run.leaving.aborted) return
   if (outcome === 'stale') await askAround(run, signal)
-  const right = run.membership.others().filter(({ peer }) => repairFrom.includes(peer))
-  await resynchronize(run, right, signal)
+  await resynchronize(run, await repairers(run, repairFrom, signal), signal)
   await keepUp(run, signal)
+}
+
+/** Those of `peers` that have completed the round that this peer has ended: their state before it is of no use. */
+async function repairers(run: ReadyRun, peers: string[], outer: AbortSignal): Promise<Member[]> {
+  const { membership, progress, manifest, clock } = run
+  const ready = (): Member[] =>
+    membership
+      .others()
+      .filter(({ peer, record }) => peers.includes(peer) && record.outerStep >= progress.outerStep)
+  if (peers.length === 0) return []
+  const { roundTimeoutMs } = manifest.limits
+  await withDeadline(clock, roundTimeoutMs, 'repair', outer, async (signal) => {
+    while (ready().length === 0 && !signal.aborted && !run.leaving.aborted)
+      await nextChange(run, signal).catch(() => {})
+  })
+  outer.throwIfAborted()
+  return ready()
 }
 
 /** Tells an outside trainer how its step ended, once nothing can undo it. */

@@ -153,7 +153,11 @@ async function createContext(
     store,
     state,
     exchange: exchanges.open(id, () => progress.outerStep),
-    membership: createMembership(self, state, { staleness: limits.staleness, isRobust }),
+    membership: createMembership(self, state, {
+      staleness: limits.staleness,
+      isRobust,
+      connected: () => network.connectedPeers(),
+    }),
     pace: createPace(limits),
     company: createCompany({ self, state, clock, ...limits }),
     hashVotes: createHashVotes(self, state),

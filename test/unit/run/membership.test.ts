@@ -14,6 +14,7 @@ type Others = Record<string, Partial<PeerRecord>>
 function membershipOf(
   others: Others,
   isRobust = false,
+  connected: readonly string[] = [],
 ): { membership: Membership; set: (next: Others) => void } {
   let records = others
   const state: Pick<SharedState, 'members'> = {
@@ -23,7 +24,11 @@ function membershipOf(
         .sort((a, b) => (a.peer < b.peer ? -1 : 1)),
   }
   return {
-    membership: createMembership(SELF, state, { staleness: STALENESS, isRobust }),
+    membership: createMembership(SELF, state, {
+      staleness: STALENESS,
+      isRobust,
+      connected: () => connected,
+    }),
     set: (next) => void (records = next),
   }
 }
@@ -115,6 +120,17 @@ describe('where the swarm is', () => {
     // Four follow the foremost.
     set({ b: at(10), c: at(10), d: at(10), e: at(10) })
     expect(membership.front(1000)).toEqual([])
+  })
+
+  test('is told by those that can be heard, if any can', () => {
+    const others = { a: at(90), b: at(90), c: at(20), d: at(20) }
+    expect(membershipOf(others).membership.lag(10)).toBe(10)
+    expect(peers(membershipOf(others).membership.front(10))).toBe('ab')
+    const { membership } = membershipOf(others, false, ['c', 'stranger'])
+    expect(peers(membership.front(10))).toBe('c')
+    expect(membership.lag(90)).toBe(-70)
+    // In a robust run one alone is not followed, though it is the only one that is heard.
+    expect(membershipOf(others, true, ['a']).membership.front(10)).toEqual([])
   })
 
   test('is told by one of three in a plain run, by no less than two together in a robust one', () => {

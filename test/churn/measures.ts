@@ -25,6 +25,8 @@ export interface Summary {
   restarted: number
   killed: number
   averagedRounds: number
+  /** Rounds that ended without another's contribution: this peer trained alone, or took over what it had missed. */
+  loneRounds: number
   outerStep: number
   /** The longest time without an averaged round anywhere in the swarm. */
   longestGapMs: number
@@ -47,7 +49,7 @@ export function createMeasures(): Measures {
   const checkpoints = new Map<number, Map<string, string>>()
   const averaged = new Map<number, Map<string, string>>()
   const times = { joining: [] as number[], recovering: [] as number[], nextRound: [] as number[] }
-  const counts = { joining: 0, recovering: 0, killed: 0, averaged: 0 }
+  const counts = { joining: 0, recovering: 0, killed: 0, averaged: 0, lone: 0 }
   const losses: number[] = []
   const faults: string[] = []
   let awaited: { sinceMs: number; peers: Set<string> }[] = []
@@ -80,9 +82,11 @@ export function createMeasures(): Measures {
       begun.set(peer, { how, sinceMs: nowMs })
     },
     sees(peer, event, nowMs) {
-      if (event.type === 'outer_step' && event.round.outcome === 'averaged') {
-        noteAveraged(peer, nowMs)
-        lastAveraged.set(peer, event.outerStep)
+      if (event.type === 'outer_step') {
+        if (event.round.outcome === 'averaged') {
+          noteAveraged(peer, nowMs)
+          lastAveraged.set(peer, event.outerStep)
+        } else counts.lone++
       }
       if (event.type === 'validation') losses.push(event.loss)
       if (event.type === 'run_failed')
@@ -125,6 +129,7 @@ export function createMeasures(): Measures {
         restarted: counts.recovering,
         killed: counts.killed,
         averagedRounds: counts.averaged,
+        loneRounds: counts.lone,
         outerStep: Math.max(0, ...checkpoints.keys()),
         longestGapMs: Math.round(longestGapMs),
         medianJoinMs: median(times.joining),

@@ -8,6 +8,7 @@
  */
 import type { Clock } from '../clock.ts'
 import { LIMITS } from '../limits.ts'
+import type { PeerRecord } from '../state/record.ts'
 import type { Member, SharedState } from '../state/shared-state.ts'
 import { forgetFirst, progressMark } from './membership.ts'
 import type { Partners } from './partners.ts'
@@ -16,9 +17,16 @@ import { nextChange } from './run-context.ts'
 export interface Company {
   /**
    * What `choose` finds: it is asked again with every change of the shared state while that is nobody, for `patienceMs`
-   * at most. Rejects only when the signal fires.
+   * at most, and not when the others are `elsewhere`. Rejects only when the signal fires.
    */
-  find(choose: () => Partners, patienceMs: number, signal: AbortSignal): Promise<Partners>
+  find(search: Search, signal: AbortSignal): Promise<Partners>
+}
+
+interface Search {
+  choose: () => Partners
+  /** Whether the others are so far away that they will not come to the outer step of this peer. */
+  elsewhere: () => boolean
+  patienceMs: number
 }
 
 export interface CompanyOptions {
@@ -26,20 +34,20 @@ export interface CompanyOptions {
   state: Pick<SharedState, 'members' | 'onChange'>
   clock: Clock
   roundTimeoutMs: number
+  /** Looks for the others while this peer waits for them; ends with the signal and never rejects. */
+  seek: (others: () => string[], signal: AbortSignal) => Promise<void>
 }
 
 /** Somebody is there; so much later news of those who came along is here too. */
 const SETTLE_MS = 100
+const GONE: ReadonlySet<PeerRecord['status']> = new Set(['leaving', 'finished'])
 
-export function createCompany({ self, state, clock, roundTimeoutMs }: CompanyOptions): Company {
+export function createCompany(options: CompanyOptions): Company {
+  const { self, state, clock, roundTimeoutMs, seek } = options
   const marks = new Map<string, string>()
   let leftMs = roundTimeoutMs
   const others = (): Member[] =>
-    state
-      .members()
-      .filter(
-        ({ peer, record }) => peer !== self && !['leaving', 'finished'].includes(record.status),
-      )
+    state.members().filter(({ peer, record }) => peer !== self && !GONE.has(record.status))
 
   /** Whether one of the others has moved since this was asked last. */
   function haveMoved(): boolean {
@@ -52,25 +60,36 @@ export function createCompany({ self, state, clock, roundTimeoutMs }: CompanyOpt
     return moved.length > 0
   }
 
+  /** Until `choose` finds somebody, nobody is left to be waited for, or the time is over. */
+  async function wait(
+    { choose, elsewhere }: Search,
+    endsMs: number,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const isHopeless = (): boolean => others().length === 0 || elsewhere()
+    while (choose().group.length === 0 && !isHopeless() && clock.now() < endsMs)
+      await nextChange({ state, clock }, signal, endsMs - clock.now())
+    if (choose().group.length > 0) await clock.sleep(SETTLE_MS, signal)
+  }
+
   return {
-    async find(choose, patienceMs, signal) {
+    async find(search, signal) {
+      const { choose, patienceMs } = search
       if (haveMoved()) leftMs = roundTimeoutMs
       const startedMs = clock.now()
-      const endsMs = startedMs + Math.min(patienceMs, leftMs)
-      for (let waited = false; ; waited = true) {
-        const partners = choose()
-        if (partners.group.length > 0) {
-          if (!waited) return partners
-          await clock.sleep(SETTLE_MS, signal)
-          return choose()
-        }
-        const nowMs = clock.now()
-        if (others().length === 0 || nowMs >= endsMs) {
-          leftMs -= Math.min(leftMs, nowMs - startedMs)
-          return partners
-        }
-        await nextChange({ state, clock }, signal, endsMs - nowMs)
+      const waitMs = Math.min(patienceMs, leftMs)
+      if (choose().group.length > 0 || others().length === 0 || waitMs === 0) return choose()
+      const done = new AbortController()
+      const peers = (): string[] => others().map(({ peer }) => peer)
+      const seeking = seek(peers, AbortSignal.any([signal, done.signal]))
+      try {
+        await wait(search, startedMs + waitMs, signal)
+      } finally {
+        done.abort()
+        await seeking
+        leftMs = Math.max(0, leftMs - (clock.now() - startedMs))
       }
+      return choose()
     },
   }
 }

@@ -13,8 +13,11 @@ const CONNECT_MS = 10_000
 /** A member that hangs up is dialled at once, but not more often than this. */
 const REDIAL_MS = 15_000
 
+/** Pause between two attempts of a peer that is alone. */
+const SEEK_AGAIN_MS = 1_000
+
 /** What meets its members. */
-interface Host extends Pick<RunContext, 'clock' | 'logger' | 'id' | 'self'> {
+export interface Host extends Pick<RunContext, 'clock' | 'logger' | 'id' | 'self'> {
   network: Pick<RunContext['network'], 'connect' | 'connectedPeers'>
   state: Pick<RunContext['state'], 'sync'>
 }
@@ -43,6 +46,19 @@ export async function discoverMembers(run: Seeker, cid: CID, signal: AbortSignal
       run.logger.warn('member_discovery_ended', { run: run.id, reason: String(thrown) })
   } finally {
     run.network.discovery.unprovide(cid)
+  }
+}
+
+/** Meets those of `peers` again that this one is not connected to, over and over until the signal fires. */
+export async function seekMembers(
+  run: Host,
+  peers: () => readonly string[],
+  signal: AbortSignal,
+): Promise<void> {
+  while (!signal.aborted) {
+    const some = peers().slice(0, CONNECTIONS)
+    await Promise.all(some.map((peer) => introduce(run, peer, signal)))
+    await run.clock.sleep(SEEK_AGAIN_MS, signal).catch(() => {})
   }
 }
 

@@ -173,12 +173,16 @@ function partnersOfStep(run: ReadyRun): Partners {
 /** Partners of an all-reduce round, who are waited for when there are none. Whoever leaves waits for nobody. */
 async function company(run: ReadyRun, trained: Trained, signal: AbortSignal): Promise<Partners> {
   const waiting = AbortSignal.any([signal, run.leaving])
-  const choose = (): Partners => partnersOfStep(run)
+  const search = {
+    choose: () => partnersOfStep(run),
+    elsewhere: () => run.membership.front(run.progress.outerStep).length > 0,
+    patienceMs: patienceMs(run, trained),
+  }
   try {
-    return await run.company.find(choose, patienceMs(run, trained), waiting)
+    return await run.company.find(search, waiting)
   } catch (thrown) {
     if (signal.aborted) throw thrown
-    return choose()
+    return search.choose()
   }
 }
 

@@ -12,7 +12,12 @@ import type { Manifest } from './manifest.ts'
 import { handOver } from './hand-over.ts'
 import { createHashVotes } from './hash-votes.ts'
 import { createMembership } from './membership.ts'
-import { discoverMembers, watchConnections, watchMembers } from './members-discovery.ts'
+import {
+  discoverMembers,
+  seekMembers,
+  watchConnections,
+  watchMembers,
+} from './members-discovery.ts'
 import { modelSchema } from './model-schema.ts'
 import {
   createOutsideTrainer,
@@ -159,7 +164,13 @@ async function createContext(
       connected: () => network.connectedPeers(),
     }),
     pace: createPace(limits),
-    company: createCompany({ self, state, clock, ...limits }),
+    company: createCompany({
+      self,
+      state,
+      clock,
+      roundTimeoutMs: limits.roundTimeoutMs,
+      seek: (others, signal) => seekMembers({ ...ports, id, self, state }, others, signal),
+    }),
     hashVotes: createHashVotes(self, state),
     defence: isRobust
       ? createDefence({ self, clock, secret: hashOf('defence', freshSeed(), id, self) })

@@ -1,6 +1,7 @@
 /** Who is alone in an all-reduce run: how long it waits for the others, and when it goes on without them. */
 import { expect, test } from 'vitest'
 import { createCompany } from '../../../src/run/company.ts'
+import type { Partners } from '../../../src/run/partners.ts'
 import { blankRecord, type PeerRecord } from '../../../src/state/record.ts'
 import { createManualClock, type ManualClock } from '../../manual-clock.ts'
 
@@ -11,6 +12,8 @@ const { signal } = new AbortController()
 
 interface Lonely {
   clock: ManualClock
+  /** Who was looked for. */
+  sought: string[]
   /** The others' records change. */
   set: (records: Record<string, PeerRecord>) => void
   /** How long one search takes that finds `group` as soon as there is something in it. */
@@ -20,6 +23,7 @@ interface Lonely {
 function lonely(records: Record<string, PeerRecord>): Lonely {
   const clock = createManualClock()
   const listeners = new Set<() => void>()
+  const sought: string[] = []
   let present = records
   const state = {
     members: () =>
@@ -33,9 +37,19 @@ function lonely(records: Record<string, PeerRecord>): Lonely {
       return () => void listeners.delete(listener)
     },
   }
-  const company = createCompany({ self: SELF, state, clock, roundTimeoutMs: ROUND_MS })
+  const company = createCompany({
+    self: SELF,
+    state,
+    clock,
+    roundTimeoutMs: ROUND_MS,
+    async seek(others, seeking) {
+      sought.push(...others())
+      await clock.sleep(600_000, seeking).catch(() => {})
+    },
+  })
   return {
     clock,
+    sought,
     set(next) {
       present = next
       for (const listener of listeners) listener()
@@ -43,7 +57,9 @@ function lonely(records: Record<string, PeerRecord>): Lonely {
     search(group) {
       const startedMs = clock.now()
       const search: ReturnType<Lonely['search']> = {}
-      const finding = company.find(() => ({ group: group(), candidates: [] }), PATIENCE_MS, signal)
+      const choose = (): Partners => ({ group: group(), candidates: [] })
+      const elsewhere = (): boolean => Object.values(present).some((other) => other.outerStep > 99)
+      const finding = company.find({ choose, elsewhere, patienceMs: PATIENCE_MS }, signal)
       void finding.then(({ group: found }) =>
         Object.assign(search, { elapsedMs: clock.now() - startedMs, found }),
       )
@@ -65,7 +81,7 @@ test('who has partners, or a swarm of its own, waits for nobody', async () => {
 })
 
 test('who is alone goes on with those who come, and those who come with them', async () => {
-  const { clock, set, search } = lonely({ a: at(2), b: at(2) })
+  const { clock, sought, set, search } = lonely({ a: at(2), b: at(2) })
   const group: string[] = []
   const waiting = search(() => [...group])
   await clock.advance(1_000)
@@ -75,6 +91,7 @@ test('who is alone goes on with those who come, and those who come with them', a
   group.push('b')
   await clock.advance(50)
   expect(waiting).toEqual({ elapsedMs: 1_100, found: ['a', 'b'] })
+  expect(sought).toEqual(['a', 'b'])
 })
 
 test('alone it waits a round in all, and again for whoever moves', async () => {
@@ -91,4 +108,13 @@ test('alone it waits a round in all, and again for whoever moves', async () => {
   set({})
   await wait()
   expect(waits).toEqual([4_000, 4_000, 2_000, 0, 4_000, 0])
+})
+
+test('those who are far away are not waited for', async () => {
+  const { clock, set, search } = lonely({ a: at(2) })
+  const waiting = search(() => [])
+  await clock.advance(1_000)
+  set({ a: at(100) })
+  await clock.advance(0)
+  expect(waiting).toEqual({ elapsedMs: 1_000, found: [] })
 })

@@ -24,6 +24,9 @@ export function createCourse(): Course {
     add(more) {
       // Nothing new is told as number 0.
       newest = Math.max(newest, more.newest)
+      // A peer that goes back to where the others are does its later steps anew.
+      const first = more.steps[0]?.outerStep ?? Infinity
+      for (const outerStep of losses.keys()) if (outerStep > first) losses.delete(outerStep)
       for (const { outerStep, loss } of more.steps) losses.set(outerStep, loss)
     },
     lines: () => courseLines(losses),

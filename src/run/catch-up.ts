@@ -34,7 +34,7 @@ const snapshotReplySchema = z.strictObject({
 /** How fast a donor makes a snapshot at least: its optimizer's state is read and made small meanwhile. */
 const ELEMENTS_PER_MS = 10_000
 /** Donors asked before a catch-up gives up. */
-const DONORS_ASKED = 4
+export const DONORS_ASKED = 4
 /** All-reduce runs: a checkpoint is recent enough when so many rounds since then can be replayed. */
 const REPLAYED_ROUNDS = LIMITS.keptRounds / 2
 
@@ -47,41 +47,54 @@ export interface CaughtUp {
   optimizer: Uint8Array
 }
 
-/** Members that have something to give: those that stay, most advanced first, then those that are leaving. */
+/**
+ * Members that have something to give: those at the swarm's front, then others that stay, most advanced first, then
+ * those that are leaving.
+ */
 export function donors(run: RunContext): Member[] {
+  const front = new Set(run.membership.front(run.progress.outerStep).map(({ peer }) => peer))
+  const rank = (member: Member): number => (isLeaving(member) ? 2 : front.has(member.peer) ? 0 : 1)
   return run.membership
     .others()
     .filter(({ record }) => record.outerStep > 0 && record.status !== 'joining')
     .sort((a, b) => b.record.outerStep - a.record.outerStep || (a.peer < b.peer ? -1 : 1))
-    .sort((a, b) => Number(isLeaving(a)) - Number(isLeaving(b)))
+    .sort((a, b) => rank(a) - rank(b))
 }
 
 function isLeaving({ record }: Member): boolean {
   return record.status === 'leaving'
 }
 
+export interface CatchUpOptions {
+  /** Also what the inner optimizer of a newcomer begins with. */
+  withOptimizer?: boolean
+  /** A state of an outer step before this one is of no use. */
+  outerStepMin?: number
+}
+
 /**
  * Fetches the state of `candidates`: a checkpoint that several of them hold, or else a snapshot of one after the other.
- * `withOptimizer`: also what the inner optimizer of a newcomer begins with. Throws `blob_unavailable` when none of them
- * could give it.
+ * Throws `blob_unavailable` when none of them could give it.
  */
 export async function catchUp(
   run: RunContext,
   candidates: readonly Member[],
   signal: AbortSignal,
-  withOptimizer = false,
+  { withOptimizer = false, outerStepMin = 0 }: CatchUpOptions = {},
 ): Promise<CaughtUp> {
   const reasons: string[] = []
   const releases: (() => Promise<void>)[] = []
   const keep = (cids: string[]): void => void releases.push(run.store.retain(cids))
   const attempts = [
-    ...sharedCheckpoints(run, candidates).map(({ name, sources, cid, outerStep }) => ({
-      name,
-      fetch: () => fetchState(run, { cid, outerStep }, sources, { signal, keep, withOptimizer }),
-    })),
+    ...sharedCheckpoints(run, candidates, outerStepMin).map(
+      ({ name, sources, cid, outerStep }) => ({
+        name,
+        fetch: () => fetchState(run, { cid, outerStep }, sources, { signal, keep, withOptimizer }),
+      }),
+    ),
     ...candidates.slice(0, DONORS_ASKED).map(({ peer }) => ({
       name: peer.slice(-8),
-      fetch: () => fetchFrom(run, peer, { signal, keep, withOptimizer }),
+      fetch: () => fetchFrom(run, peer, outerStepMin, { signal, keep, withOptimizer }),
     })),
   ]
   try {
@@ -106,9 +119,11 @@ export async function catchUp(
 function sharedCheckpoints(
   run: RunContext,
   members: readonly Member[],
+  outerStepMin: number,
 ): { name: string; sources: string[]; cid: string; outerStep: number }[] {
   const front = Math.max(0, ...members.map(({ record }) => record.outerStep))
-  const oldest = front - (run.manifest.averaging.rule === 'diloco' ? REPLAYED_ROUNDS : 0)
+  const replayed = run.manifest.averaging.rule === 'diloco' ? REPLAYED_ROUNDS : 0
+  const oldest = Math.max(outerStepMin, front - replayed)
   const published = members
     .map(({ record: { checkpoint, checkpointStep } }) => ({
       cid: checkpoint,
@@ -127,8 +142,13 @@ function sharedCheckpoints(
 type FetchOptions = Required<CheckpointFetchOptions>
 
 /** A snapshot of one donor, which keeps it as long as it is fetched; others who fetch it too help. */
-async function fetchFrom(run: RunContext, donor: string, options: FetchOptions): Promise<CaughtUp> {
-  const snapshot = await askSnapshot(run, donor, null, options.signal)
+async function fetchFrom(
+  run: RunContext,
+  donor: string,
+  outerStepMin: number,
+  options: FetchOptions,
+): Promise<CaughtUp> {
+  const snapshot = await askSnapshot(run, donor, { cid: null, outerStepMin }, options.signal)
   const done = new AbortController()
   const renewing = renew(run, donor, snapshot.cid, AbortSignal.any([options.signal, done.signal]))
   const sources = (): string[] => [
@@ -156,7 +176,7 @@ async function renew(
   while (!signal.aborted) {
     try {
       await run.clock.sleep(LEASE_RENEWAL_MS, signal)
-      await askSnapshot(run, donor, cid, signal)
+      await askSnapshot(run, donor, { cid, outerStepMin: 0 }, signal)
     } catch {
       // The fetch itself finds out whether the donor is still there.
     }
@@ -166,10 +186,10 @@ async function renew(
 async function askSnapshot(
   run: RunContext,
   peer: string,
-  cid: string | null,
+  wanted: { cid: string | null; outerStepMin: number },
   signal: AbortSignal,
 ): Promise<KeptCheckpoint> {
-  const request = encodeCbor({ run: run.id, cid })
+  const request = encodeCbor({ run: run.id, ...wanted })
   const deadlineMs = DEADLINES.rpcMs + run.elements / ELEMENTS_PER_MS
   const options = { signal, deadlineMs }
   const reply = await run.network.rpc.call(peer, 'run/snapshot', request, options)

@@ -48,7 +48,7 @@ export interface PullOptions {
   signal: AbortSignal
   /** How long the peer may take to answer with a header. */
   patienceMs: number
-  /** How much longer, while it answers that it is still in a round before this one; default 0. */
+  /** How much longer, while it answers that it is still in the round before this one; default 0. */
   latenessMs?: number | undefined
   /** Whether to wait so long for a peer that has not finished its inner steps. */
   waits: boolean
@@ -81,7 +81,7 @@ export async function pullContribution(
       transferMs,
       'receiving a contribution',
       signal,
-      (limited) => pullChunks(asking, peer, key, answer, { plan, transferMs, signal: limited }),
+      (limited) => pullChunks(asking, peer, key, answer, { ...options, signal: limited }),
     )
     times.transferredMs = clock.now() - answeredMs
     const contribution = { peer, header: answer, plan, chunks }
@@ -107,8 +107,11 @@ const REFUSAL_OF: Partial<Record<FaultCode, Refusal>> = {
   not_found: 'stale',
 }
 
-/** How long, and how often at least, a peer that cannot be reached is tried; the wait that it belongs to ends it sooner. */
-const REACH_MS = 3_000
+/**
+ * How long at most, and how often at least, a peer that cannot be reached is tried; no longer than one is waited for that
+ * says nothing.
+ */
+const REACH_MAX_MS = 3_000
 const REACH_ATTEMPTS = 2
 const REACH_AGAIN_MS = 250
 const ASK_AGAIN_MS = 20
@@ -117,7 +120,11 @@ const ASK_AGAIN_MS = 20
  * What `ask` brings, which the peer may be asked twice. One that cannot be reached is tried again for a moment: a link
  * may drop and come back, and the address of a peer that has just joined may still be on its way.
  */
-async function reaching<T>(clock: Clock, signal: AbortSignal, ask: () => Promise<T>): Promise<T> {
+async function reaching<T>(
+  { clock, patienceMs, signal }: { clock: Clock; patienceMs: number; signal: AbortSignal },
+  ask: () => Promise<T>,
+): Promise<T> {
+  const reachMs = Math.min(REACH_MAX_MS, patienceMs)
   let lostMs: number | undefined
   for (let attempt = 1; ; attempt++) {
     const askedMs = clock.now()
@@ -127,8 +134,8 @@ async function reaching<T>(clock: Clock, signal: AbortSignal, ask: () => Promise
       if (signal.aborted || asFault(thrown).code !== 'peer_unreachable') throw thrown
       const nowMs = clock.now()
       // Dialling, to the end of its deadline, takes less: it was there until now.
-      if (lostMs === undefined || nowMs - askedMs > DEADLINES.dialMs + REACH_MS) lostMs = nowMs
-      if (attempt >= REACH_ATTEMPTS && nowMs - lostMs > REACH_MS) throw thrown
+      if (lostMs === undefined || nowMs - askedMs > DEADLINES.dialMs + reachMs) lostMs = nowMs
+      if (attempt >= REACH_ATTEMPTS && nowMs - lostMs > reachMs) throw thrown
       await clock.sleep(REACH_AGAIN_MS, signal)
     }
   }
@@ -172,7 +179,7 @@ async function askUntilReady<T extends object>(
   const limited = AbortSignal.any([signal, expired.signal])
   try {
     for (;;) {
-      const answer = await reaching(clock, limited, () => {
+      const answer = await reaching({ clock, patienceMs, signal: limited }, () => {
         // Its answer takes time to come back.
         const waitMs = Math.min(POLL_MS, Math.max(leftMs() / 2, leftMs() - ANSWER_MS))
         return ask(Math.floor(waitMs), leftMs(), limited)
@@ -207,7 +214,7 @@ async function askHeader(
     return parseMessage(offerReplySchema, reply, 'answer to an offer')
   }
   const patience = { patienceMs, latenessMs, cause: 'waiting for a partner', signal }
-  const isLate = (outerStep: number): boolean => outerStep < key.outerStep
+  const isLate = (outerStep: number): boolean => outerStep === key.outerStep - 1
   const answer = waits
     ? await askUntilReady(clock, patience, isLate, ask)
     : await withDeadline(clock, patienceMs, patience.cause, signal, (limited) =>
@@ -248,7 +255,7 @@ async function pullChunks(
   peer: string,
   key: RoundKey,
   header: ContributionHeader,
-  { plan, transferMs, signal }: Pick<PullOptions, 'plan' | 'transferMs' | 'signal'>,
+  { plan, patienceMs, transferMs, signal }: PullOptions,
 ): Promise<Uint8Array[]> {
   const chunks: Uint8Array[] = Array.from({ length: plan.length })
   const failure = new AbortController()
@@ -261,7 +268,7 @@ async function pullChunks(
       const request = encodeCbor({ run, ...key, index })
       // On a slow line the chunks that are pulled at once share it.
       const options = { signal: either, lane: 'bulk', deadlineMs: transferMs } as const
-      const bytes = await reaching(clock, either, () =>
+      const bytes = await reaching({ clock, patienceMs, signal: either }, () =>
         rpc.call(peer, 'round/chunk', request, options),
       )
       if (bytes.length !== chunk.bytes || !(await digestMatches(bytes, header.digests[index]))) {

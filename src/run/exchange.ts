@@ -48,6 +48,8 @@ export interface Exchange {
   offer(key: RoundKey, contribution: Contribution): void
   /** States whose contributions were collected (own included), for `collectedBy`. */
   setCollected(key: RoundKey, peers: readonly string[]): void
+  /** Drops what was offered for this outer step and later ones: this peer has gone back, and does them anew. */
+  forgetFrom(outerStep: number): void
   pull(peer: string, key: RoundKey, options: PullOptions): Promise<Pulled>
   /** The set another peer collected; undefined when it does not answer in time. */
   collectedBy(
@@ -135,6 +137,9 @@ function createExchange(
       const entry = find(open, key)
       if (entry !== undefined) entry.collected = [...peers].sort()
       wake(open)
+    },
+    forgetFrom(outerStep) {
+      open.entries = open.entries.filter(({ key }) => key.outerStep < outerStep)
     },
     async pull(peer, key, options) {
       const pulled = await pullContribution(asking, peer, key, options)

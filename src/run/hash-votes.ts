@@ -10,15 +10,21 @@ export interface HashVotes {
   close(): void
 }
 
-export function createHashVotes(self: string, state: SharedState): HashVotes {
+export function createHashVotes(
+  self: string,
+  state: Pick<SharedState, 'members' | 'onChange'>,
+): HashVotes {
   const steps = new Map<number, Map<string, string>>()
   const close = state.onChange(() => {
     for (const { peer, record } of state.members()) {
       const { outerStep, parametersHash } = record
       if (peer === self || parametersHash === null) continue
+      // It has gone back, and its steps since then are not the swarm's.
+      for (const [step, votes] of steps) if (step > outerStep) votes.delete(peer)
       const votes = steps.get(outerStep) ?? new Map<string, string>()
       steps.set(outerStep, votes.set(peer, parametersHash))
     }
+    for (const [step, votes] of steps) if (votes.size === 0) steps.delete(step)
     while (steps.size > STEPS) steps.delete(Math.min(...steps.keys()))
   })
   return {

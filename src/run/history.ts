@@ -45,8 +45,8 @@ export async function historyOf(
   events: AsyncIterable<LoggedEvent> | Iterable<LoggedEvent>,
   points: number,
 ): Promise<RunHistory> {
-  const steps = new Map<number, HistoryStep>()
-  const validations = new Map<number, RunHistory['validations'][number]>()
+  const steps: HistoryStep[] = []
+  const validations: RunHistory['validations'] = []
   const members: RunHistory['members'] = []
   let newest = 0
   for await (const { number, timeMs, event } of events) {
@@ -57,20 +57,26 @@ export async function historyOf(
       const round = { outcome, partners, durationMs, bytesSent, bytesReceived }
       const speed = { tokensPerSecond, throughput }
       const done = { outerStep, timeMs, loss, tokens, consensusDistance, ...speed }
-      steps.set(outerStep, { ...done, ...round })
+      append(steps, { ...done, ...round })
     }
     if (event.type === 'validation') {
       const { outerStep, loss } = event
-      validations.set(outerStep, { outerStep, timeMs, loss })
+      append(validations, { outerStep, timeMs, loss })
     }
     if (event.type === 'member') members.push({ timeMs, peer: event.peer, change: event.change })
   }
   return {
     newest,
-    steps: thinned([...steps.values()], points),
-    validations: thinned([...validations.values()], points),
+    steps: thinned(steps, points),
+    validations: thinned(validations, points),
     members: members.slice(-CHANGES_MAX),
   }
+}
+
+/** In place of what was told of the same outer step, and of later ones: a peer may have gone back to where others are. */
+function append<T extends { outerStep: number }>(told: T[], next: T): void {
+  while ((told.at(-1)?.outerStep ?? -1) >= next.outerStep) told.pop()
+  told.push(next)
 }
 
 function thinned<T>(values: readonly T[], points: number): T[] {

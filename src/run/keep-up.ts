@@ -10,7 +10,7 @@
 import { abortReason } from '../clock.ts'
 import { messageOf } from '../errors.ts'
 import type { Member } from '../state/shared-state.ts'
-import { catchUp, type CaughtUp } from './catch-up.ts'
+import { catchUp, DONORS_ASKED, type CaughtUp } from './catch-up.ts'
 import { commitState } from './commit.ts'
 import type { Manifest } from './manifest.ts'
 import { REJOIN_SHARE } from './rejoin.ts'
@@ -30,27 +30,34 @@ export async function keepUp(run: ReadyRun, signal: AbortSignal): Promise<void> 
   if (front.length === 0) return
   const { share } = membership.workSince(front, progress.tokens)
   if (share < (isExact ? REJOIN_SHARE : FULL_SHARE)) {
-    const isThere = await resynchronize(run, front, signal, isExact ? 0 : share)
+    const isThere = await resynchronize(run, front, signal, { share: isExact ? 0 : share })
     // Whoever cannot give its state leads nobody, until it is heard of again.
-    if (!isThere) for (const { peer } of front) membership.doubt(peer)
+    if (!isThere) for (const { peer } of front.slice(0, DONORS_ASKED)) membership.doubt(peer)
     return
   }
   run.logger.info('clock_set', { run: run.id, from: progress.outerStep, share })
-  progress.outerStep = nextStepOf(front, manifest)
+  goTo(run, nextStepOf(front, manifest))
   if (isExact) progress.apart = share
   await commitState(run, signal)
   await publishRecord(run)
 }
 
-/** Takes the state of `from` over; `share` of the own parameters stays, in gossip runs. Whether it did. */
+export interface Resynchronizing {
+  /** Of the own parameters, that stays, in gossip runs; default 0. */
+  share?: number
+  /** A state of an outer step before this one is of no use; default 0. */
+  outerStepMin?: number
+}
+
+/** Takes the state of `from` over. Whether it did. */
 export async function resynchronize(
   run: ReadyRun,
   from: readonly Member[],
   signal: AbortSignal,
-  share = 0,
+  { share = 0, outerStepMin = 0 }: Resynchronizing = {},
 ): Promise<boolean> {
   if (from.length === 0) return false
-  const caughtUp = await catchUp(run, from, signal).catch((thrown: unknown) => {
+  const caughtUp = await catchUp(run, from, signal, { outerStepMin }).catch((thrown: unknown) => {
     if (signal.aborted) throw abortReason(signal)
     // Alone with what it has is better than stopped: before the next outer step it is tried again.
     run.logger.warn('catch_up_failed', { run: run.id, reason: messageOf(thrown) })
@@ -59,12 +66,18 @@ export async function resynchronize(
   await run.commit
   await mix(run, caughtUp, share)
   await startFromOuter(run)
-  run.progress.outerStep = startingStep(run, caughtUp.checkpoint.outerStep)
+  goTo(run, startingStep(run, caughtUp.checkpoint.outerStep))
   run.progress.apart = null
   run.membership.noteInStep(run.progress.outerStep, run.progress.tokens)
   await commitState(run, signal)
   await publishRecord(run)
   return true
+}
+
+/** The outer step may be an earlier one. */
+function goTo(run: ReadyRun, outerStep: number): void {
+  run.progress.outerStep = outerStep
+  run.exchange.forgetFrom(outerStep)
 }
 
 async function mix(run: ReadyRun, theirs: CaughtUp, share: number): Promise<void> {

@@ -55,8 +55,12 @@ export async function seekMembers(
   peers: () => readonly string[],
   signal: AbortSignal,
 ): Promise<void> {
-  while (!signal.aborted) {
-    const some = peers().slice(0, CONNECTIONS)
+  for (let from = 0; !signal.aborted; from += CONNECTIONS) {
+    const connected = new Set(run.network.connectedPeers())
+    const missing = peers().filter((peer) => !connected.has(peer))
+    // Many of them may be gone: others are tried each time.
+    const start = missing.length === 0 ? 0 : from % missing.length
+    const some = [...missing.slice(start), ...missing.slice(0, start)].slice(0, CONNECTIONS)
     await Promise.all(some.map((peer) => introduce(run, peer, signal)))
     await run.clock.sleep(SEEK_AGAIN_MS, signal).catch(() => {})
   }

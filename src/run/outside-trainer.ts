@@ -49,7 +49,7 @@ export interface CommittedRound {
 
 /** What a committed outer step came to. */
 export interface OuterStepResult extends CommittedRound {
-  /** Where the run goes on; further ahead than the next when this peer had fallen behind. */
+  /** Where the run goes on: further ahead than the next when this peer had fallen behind, or back where the others are. */
   nextOuterStep: number
   /** Those the next outer step starts from. Not to be changed. */
   parameters: Float32Array
@@ -166,6 +166,8 @@ export function createOutsideTrainer(options: OutsideTrainerOptions): OutsideTra
     settle(outerStep, round) {
       meeting.committed = round
       meeting.outerStep = outerStep
+      // The run may go back to the same outer step: what was handed in for it is done with.
+      meeting.turn = undefined
       meeting.bell.ring()
     },
     end,
@@ -265,7 +267,8 @@ function createScript(meeting: Meeting): TrainingScript {
 /** The turn to hand the step in to, or that it is done, or undefined while neither can be told. */
 function findTurn(meeting: Meeting, outerStep: number): Turn | 'committed' | undefined {
   const { turn, committed, ended } = meeting
-  if (committed?.outerStep === outerStep) return 'committed'
+  // A run that went back to this step has it done anew.
+  if (committed?.outerStep === outerStep && meeting.outerStep !== outerStep) return 'committed'
   if (ended !== undefined) throw endedFault(ended)
   checkStep(meeting, outerStep)
   return turn?.state === 'open' ? turn : undefined

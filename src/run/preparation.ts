@@ -203,7 +203,7 @@ async function startingVectors(
   if (givers.length > 0) {
     // A robust peer takes nothing over that it cannot test.
     const withOptimizer = run.outside === undefined && run.defence === undefined
-    const caughtUp = await catchUp(run, givers, signal, withOptimizer)
+    const caughtUp = await catchUp(run, givers, signal, { withOptimizer })
     const { optimizer } = caughtUp
     run.progress.outerStep = startingStep(run, caughtUp.checkpoint.outerStep)
     const vectors = fresh(run, caughtUp.parameters)

@@ -39,7 +39,11 @@ export function createReputations(): Reputations {
     forgetFirst(known, LIMITS.runPeers)
   }
   return {
-    isIgnored: (peer, outerStep) => outerStep < (known.get(peer)?.ignoredUntil ?? 0),
+    isIgnored(peer, outerStep) {
+      const until = known.get(peer)?.ignoredUntil ?? 0
+      // This peer may have gone back since.
+      return outerStep < until && outerStep >= until - 1 - IGNORED_STEPS
+    },
     note(peer, isAccepted, outerStep) {
       const before = known.get(peer)?.value ?? 1
       const value = (1 - RATE) * before + (isAccepted ? RATE : 0)

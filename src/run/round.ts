@@ -81,7 +81,7 @@ export async function performRound(
     )
     const collected = [own, ...contributionsIn(answers)].sort(byPeer)
     const agreed = exact
-      ? await agree(exchange, input, collected, limited)
+      ? await agree(exchange, input, collected, answers, limited)
       : { contributions: collected, silent: [], wiser: [] }
     return summary(answers, agreed, input)
   })
@@ -131,6 +131,7 @@ async function agree(
   exchange: RoundExchange,
   { key, own, patienceMs }: RoundInput,
   collected: Contribution[],
+  asked: ReadonlyMap<string, Pulled>,
   signal: AbortSignal,
 ): Promise<Agreed> {
   const mine = collected.map(({ peer }) => peer)
@@ -148,7 +149,15 @@ async function agree(
   )
   const silent = answers.filter(([, set]) => set === undefined).map(([peer]) => peer)
   const sets = new Map(answers)
-  for (const peer of lackedPeers(sets, own.peer)) sets.set(peer, undefined)
+  // What a merge comes to lacks peers at worst, and there is no next round that could repair it.
+  const lacked = key.phase === 'outer' ? lackedPeers(sets, own.peer) : []
+  await Promise.all(
+    lacked.map(async (peer) => {
+      // Who has not answered before would not answer now.
+      const set = asked.has(peer) ? undefined : await exchange.collectedBy(peer, key, options)
+      sets.set(peer, set)
+    }),
+  )
   const agreed = agreedPeers(sets)
   if (!agreed.every((peer) => mine.includes(peer))) {
     // What is here of it would lead to parameters that nobody else has.

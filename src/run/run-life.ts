@@ -152,7 +152,10 @@ async function stayInStep(
 ): Promise<void> {
   if (run.leaving.aborted) return
   if (outcome === 'stale') await askAround(run, signal)
-  await resynchronize(run, await repairers(run, repairFrom, signal), signal)
+  const { outerStep } = run.progress
+  const right = await repairers(run, repairFrom, signal)
+  if (run.leaving.aborted) return
+  await resynchronize(run, right, signal, { outerStepMin: outerStep })
   await keepUp(run, signal)
 }
 

@@ -45,8 +45,8 @@ export interface Run {
   members(): Member[]
   /** The newest outer parameters. Throws `conflict` while there are none. */
   parameters(signal: AbortSignal): Promise<OuterParameters>
-  /** For peers that join late or fell behind: the one they are fetching already, or a new one. */
-  snapshot(cid?: string): Promise<KeptCheckpoint | undefined>
+  /** For peers that join late or fell behind: the one they are fetching already, or one of `outerStepMin` or later. */
+  snapshot(cid: string | undefined, outerStepMin: number): Promise<KeptCheckpoint | undefined>
   writeBoard(key: string, value: BoardValue | undefined): Promise<void>
   /** Gives the others what they still need from here, then stops and forgets the run. */
   leave(): Promise<void>
@@ -113,7 +113,7 @@ export async function openRun(
     view: () => viewOf(run),
     members: () => run.state.members(),
     parameters: (waiting) => run.outside?.script.parameters(waiting) ?? committedParameters(run),
-    snapshot: (cid) => run.snapshots.lease(cid),
+    snapshot: (cid, outerStepMin) => run.snapshots.lease(cid, outerStepMin),
     writeBoard: (key, value) => run.state.writeBoard(key, value),
     stop,
     async leave() {
@@ -161,7 +161,8 @@ async function createContext(
     membership: createMembership(self, state, {
       staleness: limits.staleness,
       isRobust,
-      connected: () => network.connectedPeers(),
+      // In gossip runs those who are gone are doubted as soon as their connections end.
+      connected: () => (averaging.rule === 'diloco' ? network.connectedPeers() : []),
     }),
     pace: createPace(limits),
     company: createCompany({

@@ -26,10 +26,10 @@ const SHARED_FOR_STEPS = 4
 
 export interface SnapshotLeases {
   /**
-   * The snapshot `cid` as long as it is kept, else a recent one; undefined before the first commit. Its lease starts
-   * anew.
+   * The snapshot `cid` as long as it is kept, else a recent one; undefined before this peer has committed the outer step
+   * `outerStepMin`. Its lease starts anew.
    */
-  lease(cid?: string): Promise<KeptCheckpoint | undefined>
+  lease(cid: string | undefined, outerStepMin: number): Promise<KeptCheckpoint | undefined>
   /** `clock.now()` when one was last asked for; -Infinity before. */
   lastAskedMs(): number
   /** Lets go of those that nobody has asked for lately. */
@@ -85,15 +85,19 @@ export function createSnapshotLeases(run: Omit<RunContext, 'snapshots'>): Snapsh
   return {
     expire: () => expire(),
     lastAskedMs: () => lastAskedMs,
-    async lease(cid) {
+    async lease(cid, outerStepMin) {
       lastAskedMs = run.clock.now()
       const state = run.committed
       const newest = run.progress.checkpoints.at(-1)
-      const recent = [...leases.values()].find(
-        ({ snapshot }) =>
-          state !== undefined && snapshot.outerStep + SHARED_FOR_STEPS > state.outerStep,
-      )
       let lease = leases.get(cid ?? '')
+      if (lease === undefined && (state?.outerStep ?? -1) < outerStepMin) return undefined
+      const isRecent = ({ snapshot: { outerStep } }: Lease): boolean =>
+        state !== undefined &&
+        outerStep + SHARED_FOR_STEPS > state.outerStep &&
+        // This peer may have gone back since it was made.
+        outerStep <= state.outerStep &&
+        outerStep >= outerStepMin
+      const recent = [...leases.values()].find(isRecent)
       // What all hold, and others can help to fetch. It stays without a lease.
       const isShared = newest?.final === true || run.manifest.averaging.rule === 'diloco'
       if (lease === undefined && isShared && newest?.outerStep === state?.outerStep) return newest

@@ -10,13 +10,15 @@ const requestSchema = z.strictObject({
   run: z.string().max(128),
   /** A snapshot named before, which is still being fetched. */
   cid: z.string().max(128).nullable(),
+  /** Of any other: one of an outer step before this is of no use to the asker. */
+  outerStepMin: z.number().int().min(0),
 })
 
 /** Returns the function that stops it. */
 export function serveSnapshots(rpc: PeerRpc, find: (id: string) => Run | undefined): () => void {
   return rpc.handle('run/snapshot', async (request) => {
-    const { run, cid } = parseMessage(requestSchema, request, 'snapshot request')
-    const snapshot = await find(run)?.snapshot(cid ?? undefined)
+    const { run, cid, outerStepMin } = parseMessage(requestSchema, request, 'snapshot request')
+    const snapshot = await find(run)?.snapshot(cid ?? undefined, outerStepMin)
     if (snapshot === undefined) throw new ShoalError('run_unknown', 'nothing of this run to give')
     return encodeCbor(snapshot)
   })

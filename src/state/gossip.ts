@@ -7,7 +7,7 @@
  * - A member is a peer that has spoken for the run. One that answers `run_unknown` is left alone for a while.
  * - Nothing that arrives can throw out of here: it is taken over, or dropped and counted.
  */
-import { abortReason, withDeadline, type Clock } from '../clock.ts'
+import { abortReason, raceSignal, withDeadline, type Clock } from '../clock.ts'
 import { asFault, ShoalError } from '../errors.ts'
 import { DEADLINES, LIMITS } from '../limits.ts'
 import type { Logger } from '../log.ts'
@@ -155,7 +155,7 @@ export class Gossip {
   /** One whole exchange: afterwards both sides know what either knew. One at a time with each peer. */
   async sync(peer: string, outer?: AbortSignal): Promise<void> {
     for (let running = this.#syncing.get(peer); running; running = this.#syncing.get(peer)) {
-      await running
+      await (outer === undefined ? running : raceSignal(running, outer))
     }
     const signal =
       outer === undefined ? this.#calls.signal : AbortSignal.any([outer, this.#calls.signal])

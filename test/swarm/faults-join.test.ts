@@ -1,7 +1,10 @@
 /** Joining late and coming back: whatever happens to those who give the state, and however long it takes. */
 import { describe, expect, test } from 'vitest'
+import { z } from 'zod'
 import { systemClock } from '../../src/clock.ts'
 import type { ShoalNode } from '../../src/node.ts'
+import { encodeCbor } from '../../src/store/content.ts'
+import { parseMessage } from '../../src/store/message.ts'
 import { createRecorder, type RecordedEvent } from '../unit/net/memory-network.ts'
 import { createLinks, type Links } from './links.ts'
 import { areEqual, recordCheckpoints } from './checkpoints.ts'
@@ -59,6 +62,25 @@ const hasAveraged = ({ rounds, status }: RunView): boolean =>
   status === 'training' && rounds.averaged > 0
 
 describe('a donor', () => {
+  test('gives no state from before the outer step that is asked for', async () => {
+    await withRun(1, 'steps', { averaging: { rule: 'diloco' } }, async ({ id, swarm, nodes }) => {
+      const donor = nodes[0]!
+      const network = await swarm.connect(1)
+      const signal = AbortSignal.timeout(30_000)
+      await network.connect(donor.status().addresses[0] ?? '', signal)
+      const ask = async (outerStepMin: number): Promise<number> => {
+        const request = encodeCbor({ run: id, cid: null, outerStepMin })
+        const reply = await network.rpc.call(donor.peerId, 'run/snapshot', request)
+        return parseMessage(z.object({ outerStep: z.number() }), reply, 'snapshot').outerStep
+      }
+      const { outerStep } = donor.run(id)
+      expect(await ask(0)).toBeGreaterThanOrEqual(0)
+      await waitForRun(donor, id, (view) => view.outerStep > outerStep)
+      expect(await ask(outerStep + 1)).toBeGreaterThan(outerStep)
+      await expect(ask(1_000_000)).rejects.toMatchObject({ code: 'run_unknown' })
+    })
+  })
+
   test.each([
     ['before it is asked', 0],
     ['a moment into a download', 100],

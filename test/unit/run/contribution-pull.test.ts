@@ -98,6 +98,8 @@ describe('a partner that answers that it is not ready', () => {
   test('is not waited for any longer when it is only slow', async () => {
     const tooLong = 'waiting for a partner took longer than 1000 ms'
     expect(await pull(5, 2_500)).toEqual([1_000, tooLong])
+    // Nor when it is further behind: it will not come in time.
+    expect(await pull(3, 2_500)).toEqual([1_000, tooLong])
   })
 
   test('is asked for its set until it has one', async () => {

@@ -199,6 +199,12 @@ describe('the history', () => {
     expect(history.newest).toBe(4)
   })
 
+  test('leaves out what a peer did before it went back to where others are', async () => {
+    const events = [step(1), step(2), step(8), step(9), step(3, 5), step(4)]
+    const { steps } = await historyOf(logged(events), 100)
+    expect(steps.map(({ outerStep }) => outerStep)).toEqual([1, 2, 3, 4])
+  })
+
   test('tells of validations and of members that came and went', async () => {
     const events: RunEvent[] = [
       { type: 'member', run: 'a', peer: 'x', change: 'joined' },

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { silentLogger } from '../../../src/log.ts'
-import { watchConnections, type Watched } from '../../../src/run/members-discovery.ts'
+import { seekMembers, watchConnections, type Watched } from '../../../src/run/members-discovery.ts'
 import { createManualClock } from '../../manual-clock.ts'
 
 type Listener = (peer: string) => void
@@ -93,4 +93,33 @@ test('one that hangs up again and again is dialled now and then, of many only so
   expect(run.dialled.length).toBeLessThanOrEqual(40)
   expect(run.doubted.size).toBe(200)
   await run.end()
+})
+
+test('who is alone dials others each time when there are many', async () => {
+  const clock = createManualClock()
+  const ending = new AbortController()
+  const peers = Array.from({ length: 80 }, (_, index) => `peer ${index}`)
+  const dialled: string[] = []
+  const run = {
+    id: 'run',
+    self: 'self',
+    clock,
+    logger: silentLogger,
+    network: {
+      async connect(peer: string) {
+        dialled.push(peer)
+        throw new Error('nobody there')
+      },
+      connectedPeers: () => ['peer 0'],
+    },
+    state: { sync: async () => {} },
+  }
+  const seeking = seekMembers(run, () => peers, ending.signal)
+  await clock.advance(1_500)
+  expect(dialled).toHaveLength(64)
+  expect(new Set(dialled).size).toBe(64)
+  await clock.advance(1_000)
+  ending.abort()
+  await seeking
+  expect(new Set(dialled)).toEqual(new Set(peers.slice(1)))
 })

@@ -145,6 +145,21 @@ describe('an outside trainer', () => {
     await next
   })
 
+  test('a step that the run goes back to is done anew', async () => {
+    const trainer = await begun()
+    const asked = trainer.innerSteps(0)
+    const result = trainer.script.outerStep(step(0), writes(1, 1, 1), never)
+    await asked
+    const round = { outerStep: 0, outcome: 'solo', partners: [], consensusDistance: null } as const
+    trainer.settle(0, round)
+    expect(await result).toMatchObject({ outerStep: 0, nextOuterStep: 0 })
+    const again = runStep(trainer, 0)
+    expect(await trainer.script.outerStep(step(0), writes(2, 2, 2), never)).toMatchObject({
+      nextOuterStep: 1,
+    })
+    await again
+  })
+
   test('a step whose round was lost by a fault of the run may be handed in again', async () => {
     const trainer = await begun()
     const asked = trainer.innerSteps(0)

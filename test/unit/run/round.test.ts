@@ -139,6 +139,15 @@ test('a peer that lacks what the others have combined makes nothing of its own o
   }
   const result = await performRound(exchange, clock, input)
   expect(result).toMatchObject({ outcome: 'solo', contributions: [own], wiser: ['a', 'b'] })
+  // One that is alive, of which this peer did not know, tells what it has: here too little.
+  const group = ['a', 'b']
+  sets.set('dead', ['dead'])
+  const corrected = await performRound(exchange, clock, {
+    ...input,
+    partners: { group, candidates: [] },
+  })
+  expect(corrected).toMatchObject({ outcome: 'averaged', partners: group, wiser: [] })
+  sets.delete('dead')
   // Where they have not had it, it is as if it had never been.
   sets.set('b', ['a', 'b', 'self'])
   sets.set('a', ['a', 'b', 'self'])

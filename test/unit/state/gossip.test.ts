@@ -318,6 +318,11 @@ describe('runs', () => {
     network.connect(anna.peer, deaf.peerId)
     await settle()
     const syncing = expect(anna.state.sync(deaf.peerId)).rejects.toMatchObject({ code: 'aborted' })
+    // Nor does one that waits for its turn, once it is told to stop.
+    const impatient = new AbortController()
+    const second = expect(anna.state.sync(deaf.peerId, impatient.signal)).rejects.toThrow()
+    impatient.abort()
+    await second
     const closed = anna.state.close()
     await clock.advance(2_000)
     await syncing

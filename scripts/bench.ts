@@ -6,6 +6,8 @@ interface Bench {
   readonly name: string
   /** One line. */
   readonly summary: string
+  /** What it does and its options. */
+  readonly usage: string
   /** Returns the exit code: 1 when a bar is missed. Rejects with a fault, and soon when aborted. */
   run(args: readonly string[], signal: AbortSignal): Promise<number>
 }
@@ -30,15 +32,24 @@ async function main(args: readonly string[]): Promise<number> {
   process.on('SIGINT', interrupt).on('SIGTERM', interrupt)
   try {
     const [name, ...rest] = args
-    if (name === undefined || name === '--help' || name === '-h') return await list()
+    if (name === undefined || isHelp(name)) return await list()
     const load = Object.hasOwn(BENCHES, name) ? BENCHES[name] : undefined
     if (load === undefined) throw unknownBench(name)
-    return await (await load()).run(rest, interrupted.signal)
+    const bench = await load()
+    if (rest.some(isHelp)) {
+      process.stdout.write(bench.usage)
+      return 0
+    }
+    return await bench.run(rest, interrupted.signal)
   } catch (thrown) {
     const fault = asFault(thrown)
     process.stderr.write(`${fault.code}: ${fault.message}\n`)
     return FAULTS[fault.code].exit
   }
+}
+
+function isHelp(argument: string): boolean {
+  return argument === '--help' || argument === '-h'
 }
 
 async function list(): Promise<number> {

@@ -28,7 +28,7 @@ import { formatTable, type Column } from './table.ts'
 export const name = 'api'
 export const summary = 'tensors through the local API, as a share of bare node:http, and memory'
 
-const USAGE = `npm run bench -- api [options]
+export const usage = `npm run bench -- api [options]
 
 Sends a model to a daemon and reads it back, in turns with a bare node:http server that looks at nothing and keeps
 nothing. The daemon checks the values of an upload on their way into the flat vector; the last one is not
@@ -70,10 +70,6 @@ interface Row {
 /** Runs the bench. Returns the exit code: 1 when a bar is missed. Rejects with the signal's reason when aborted. */
 export async function run(args: readonly string[], signal: AbortSignal): Promise<number> {
   const options = readOptions(args)
-  if (options === undefined) {
-    process.stdout.write(USAGE)
-    return 0
-  }
   const folder = mkdtempSync(join(tmpdir(), 'shoal-bench-'))
   const bare = spawn(process.execPath, [join(import.meta.dirname, 'api-bare.ts')], {
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -106,13 +102,12 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
   }
 }
 
-/** Undefined when help is asked for. Throws `usage`. */
-function readOptions(args: readonly string[]): Options | undefined {
+/** Throws `usage`. */
+function readOptions(args: readonly string[]): Options {
   const values = parseBenchOptions(name, args, {
     mebibytes: { type: 'string' },
     rounds: { type: 'string' },
   })
-  if (values.help === true) return undefined
   return {
     mebibytes: numberOption('--mebibytes', values.mebibytes, 1024, { min: 1, max: 1024 }),
     rounds: numberOption('--rounds', values.rounds, 5, { min: 1, max: 100 }),

@@ -19,7 +19,7 @@ import { formatTable, type Column } from './table.ts'
 export const name = 'averaging'
 export const summary = '16 peers average 9.5 MB each in groups of 4: success rate and wall time'
 
-const USAGE = `npm run bench -- averaging [options]
+export const usage = `npm run bench -- averaging [options]
 
 Processes with a node each, on loopback, average a vector in random groups, five rounds of it. An average counts when
 the whole group is in it and all its members have the same mean. Beside it bare TLS moves the bytes of a round.
@@ -57,10 +57,6 @@ interface Round {
 /** Runs the bench. Returns the exit code: 1 when a bar is missed. Rejects with the signal's reason when aborted. */
 export async function run(args: readonly string[], signal: AbortSignal): Promise<number> {
   const options = readOptions(args)
-  if (options === undefined) {
-    process.stdout.write(USAGE)
-    return 0
-  }
   const status = createStatusBlock(process.stderr)
   const processes: JsonProcess[] = []
   const start = (file: string): JsonProcess => {
@@ -93,14 +89,13 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
   }
 }
 
-/** Undefined when help is asked for. Throws `usage`. */
-function readOptions(args: readonly string[]): Options | undefined {
+/** Throws `usage`. */
+function readOptions(args: readonly string[]): Options {
   const values = parseBenchOptions(name, args, {
     quick: { type: 'boolean' },
     peers: { type: 'string' },
     codec: { type: 'string' },
   })
-  if (values.help === true) return undefined
   const isQuick = values.quick === true
   const peers = Number(values.peers ?? (isQuick ? GROUP : 16))
   if (!Number.isInteger(peers) || peers < GROUP || peers > 32 || peers % GROUP !== 0) {

@@ -22,7 +22,7 @@ import { formatTable, type Column } from './table.ts'
 export const name = 'codec'
 export const summary = 'bytes, MB/s, error and loss cost of every codec and kind of message'
 
-const USAGE = `npm run bench -- codec [options]
+export const usage = `npm run bench -- codec [options]
 
 Encodes and decodes slices of 2^18 numbers of Student's t distribution (4 degrees of freedom, as heavy-tailed as
 pseudo-gradients), then trains swarms of 8 in one process to see what each codec costs in loss.
@@ -66,10 +66,6 @@ interface Loss {
 /** Runs the bench. Returns the exit code: 1 when a bar is missed. Rejects with the signal's reason when aborted. */
 export async function run(args: readonly string[], signal: AbortSignal): Promise<number> {
   const options = readOptions(args)
-  if (options === undefined) {
-    process.stdout.write(USAGE)
-    return 0
-  }
   const slices = studentSlices(SLICES, LIMITS.sliceElements)
   const speeds: Speed[] = []
   for (const id of CODEC_IDS) speeds.push(await measureSpeed(id, slices, options, signal))
@@ -80,13 +76,12 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
   return findings.every(isMet) ? 0 : 1
 }
 
-/** Undefined when help is asked for. Throws `usage`. */
-function readOptions(args: readonly string[]): Options | undefined {
+/** Throws `usage`. */
+function readOptions(args: readonly string[]): Options {
   const values = parseBenchOptions(name, args, {
     quick: { type: 'boolean' },
     'outer-steps': { type: 'string' },
   })
-  if (values.help === true) return undefined
   const isQuick = values.quick === true
   const text = values['outer-steps']
   if (isQuick && text !== undefined) {

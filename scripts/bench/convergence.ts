@@ -19,7 +19,7 @@ import { formatTable, type Column } from './table.ts'
 export const name = 'convergence'
 export const summary = 'loss of gossip swarms against all-reduce DiLoCo and data parallel'
 
-const USAGE = `npm run bench -- convergence [options]
+export const usage = `npm run bench -- convergence [options]
 
 Trains swarms in one process with the real engine and outer step, and holds their losses against the bars.
 
@@ -36,10 +36,6 @@ Trains swarms in one process with the real engine and outer step, and holds thei
 /** Runs the bench. Returns the exit code: 1 when a bar is missed. Rejects with the signal's reason when aborted. */
 export async function run(args: readonly string[], signal: AbortSignal): Promise<number> {
   const options = readOptions(args)
-  if (options === undefined) {
-    process.stdout.write(USAGE)
-    return 0
-  }
   const startedMs = performance.now()
   const status = createStatusBlock(process.stderr)
   const failed = new AbortController()
@@ -83,8 +79,8 @@ interface Options {
 /** The main thread averages for all of them. */
 const ENGINES_MAX = 8
 
-/** Undefined when help is asked for. Throws `usage`. */
-function readOptions(args: readonly string[]): Options | undefined {
+/** Throws `usage`. */
+function readOptions(args: readonly string[]): Options {
   const values = parseBenchOptions(name, args, {
     quick: { type: 'boolean' },
     more: { type: 'boolean' },
@@ -94,7 +90,6 @@ function readOptions(args: readonly string[]): Options | undefined {
     'learning-rate': { type: 'string' },
     activation: { type: 'string' },
   })
-  if (values.help === true) return undefined
   const [scope = 'default', other] = (['quick', 'more', 'full'] as const).filter(
     (each) => values[each] === true,
   )

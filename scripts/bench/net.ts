@@ -16,7 +16,7 @@ export const name = 'net'
 export const summary =
   'transfers and calls between two processes, by each path, beside bare sockets'
 
-const USAGE = `npm run bench -- net [options]
+export const usage = `npm run bench -- net [options]
 
 Moves data between two processes of this machine, path by path in turns, and makes calls of 128 B and 256 KB, so many at
 once. A share is taken round by round, from neighbours in time; beside other work on the machine look at the shares and
@@ -84,10 +84,6 @@ interface Report {
 /** Runs the bench. Returns the exit code: 1 when a bar is missed. Rejects with the signal's reason when aborted. */
 export async function run(args: readonly string[], signal: AbortSignal): Promise<number> {
   const options = readOptions(args)
-  if (options === undefined) {
-    process.stdout.write(USAGE)
-    return 0
-  }
   const status = createStatusBlock(process.stderr)
   const pairs = await openPairs(options.paths, status, signal)
   try {
@@ -107,13 +103,12 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
   }
 }
 
-/** Undefined when help is asked for. Throws `usage`. */
-function readOptions(args: readonly string[]): Options | undefined {
+/** Throws `usage`. */
+function readOptions(args: readonly string[]): Options {
   const values = parseBenchOptions(name, args, {
     quick: { type: 'boolean' },
     only: { type: 'string' },
   })
-  if (values.help === true) return undefined
   const isQuick = values.quick === true
   return {
     paths: values.only === undefined ? PATHS : readPaths(values.only),

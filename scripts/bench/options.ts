@@ -2,9 +2,9 @@
 import { parseArgs, type ParseArgsOptionsConfig } from 'node:util'
 import { messageOf, ShoalError } from '../../src/errors.ts'
 
-const COMMON = { json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } as const
+const COMMON = { json: { type: 'boolean' } } as const
 
-/** What stands after `npm run bench -- NAME`; every bench knows `--json` and `--help`. Throws `usage`. */
+/** What stands after `npm run bench -- NAME`; every bench knows `--json`. Throws `usage`. */
 export function parseBenchOptions<const Own extends ParseArgsOptionsConfig>(
   bench: string,
   args: readonly string[],

@@ -15,7 +15,7 @@ export const name = 'train'
 export const summary =
   'inner steps of the embedded engine: tokens/s, CPU time, memory, against PyTorch'
 
-const USAGE = `npm run bench -- train [options]
+export const usage = `npm run bench -- train [options]
 
 Trains the same model from the same parameters on the same batches, contender by contender in turns, each in its own
 process. CPU time is the figure to compare: other work on the machine lengthens the wall time.
@@ -43,10 +43,6 @@ interface Options {
 /** Runs the bench. Returns the exit code: 1 when a bar is missed. Rejects with the signal's reason when aborted. */
 export async function run(args: readonly string[], signal: AbortSignal): Promise<number> {
   const options = readOptions(args)
-  if (options === undefined) {
-    process.stdout.write(USAGE)
-    return 0
-  }
   const python = await findPyTorch(options.pythons, signal)
   const folder = await mkdtemp(join(tmpdir(), 'shoal-bench-'))
   try {
@@ -64,14 +60,13 @@ export async function run(args: readonly string[], signal: AbortSignal): Promise
   }
 }
 
-/** Undefined when help is asked for. Throws `usage`. */
-function readOptions(args: readonly string[]): Options | undefined {
+/** Throws `usage`. */
+function readOptions(args: readonly string[]): Options {
   const values = parseBenchOptions(name, args, {
     quick: { type: 'boolean' },
     activation: { type: 'string' },
     python: { type: 'string' },
   })
-  if (values.help === true) return undefined
   const activation = values.activation ?? 'relu-squared'
   if (activation !== 'relu-squared' && activation !== 'gelu') {
     throw new ShoalError('usage', `--activation is relu-squared or gelu, not '${activation}'`)

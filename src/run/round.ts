@@ -56,8 +56,8 @@ export interface RoundInput {
  */
 const CANDIDATES_ASKED = 3
 /**
- * Exact rounds: how many times longer than a silent partner one is waited for that is still in the round before, where
- * it waits for a silent one in its turn and then for what that has collected.
+ * Exact rounds: so many patiences more are given to a partner that is still in the round before, where it waits for a
+ * silent one in its turn and then for what that has collected.
  */
 const LATENESS = 2
 /** Others may have begun to wait for a silent partner when this peer had ended; so much longer they may take. */

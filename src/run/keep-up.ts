@@ -4,7 +4,7 @@
  * In gossip runs the outer step is a clock. A peer that has trained as much as the others since they parted (a
  * partition) sets its clock and keeps its parameters: in the next rounds both sides average and nobody's work is lost.
  * One that has done less (it was slow, or away for an hour) mixes its parameters into those of the swarm by the share
- * of its work, down to taking them over. In all-reduce runs, where all hold equal parameters, it replays the rounds it
+ * of its work, down to taking them over. One that has run ahead of many by itself goes back to them. In all-reduce runs, where all hold equal parameters, it replays the rounds it
  * missed, or takes the state of the others over, or, with work of its own, has the next round merge all.
  */
 import { abortReason } from '../clock.ts'
@@ -28,7 +28,9 @@ export async function keepUp(run: ReadyRun, signal: AbortSignal): Promise<void> 
   if (isExact && membership.lag(progress.outerStep) > 0) await replayRounds(run, signal)
   const front = membership.front(progress.outerStep)
   if (front.length === 0) return
-  const { share } = membership.workSince(front, progress.tokens)
+  const isAhead = front.every(({ record }) => record.outerStep < progress.outerStep)
+  // Who is ahead of those that have done nothing has done it all; who is behind them was away.
+  const share = membership.workSince(front, progress.tokens).share ?? (isAhead ? 1 : 0)
   if (share < (isExact ? REJOIN_SHARE : FULL_SHARE)) {
     const isThere = await resynchronize(run, front, signal, { share: isExact ? 0 : share })
     // Whoever cannot give its state leads nobody, until it is heard of again.

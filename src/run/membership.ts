@@ -12,8 +12,9 @@ import { lowerMedian } from './pace.ts'
 /** Outer steps a record may lag behind the own step before its owner is taken for gone or resyncing. */
 const RECORD_LAG = 8
 /**
- * The front of the swarm is where at least this share of the others is: of five and more it takes two, of fewer the
- * foremost one is enough.
+ * Gossip runs: the front of the swarm is where at least this share of the others is: of five and more it takes two, of
+ * fewer the foremost one is enough. In all-reduce runs it always is: all must come to one place, and nobody runs ahead
+ * of others whom it hears.
  */
 const FRONT_SHARE = 1 / 4
 /** In robust runs, where so many others train, no peer is followed alone: it may lie about its step. */
@@ -31,8 +32,8 @@ export interface Membership {
   lag(outerStep: number): number
   /**
    * The swarm's front, foremost first: members that are about as far as one another, with enough of the others there or
-   * beyond, and so far away that no round is shared with them; else none. Who runs ahead of the front leads nobody: a
-   * peer for which it is behind goes back to it, once nobody is near.
+   * beyond, and so far away that no round is shared with them; else none. Who runs ahead of the front leads nobody: to
+   * such a peer the front is behind it, once nobody is near.
    */
   front(outerStep: number): Member[]
   /** Remembers who is in step with this peer now (of `peers`, where only these have its state), and the tokens of both. */
@@ -48,11 +49,11 @@ export interface WorkApart {
   /** On average over the members that it was in step with once. */
   tokens: number
   /**
-   * As a share of what the swarm's peers have done since on average: 0 of a peer that was away or has never met them, 1
-   * (at most) of one that trained as much. Whoever is not among the members is taken to have done as much as this peer:
-   * it is of the same part of a swarm that was split.
+   * As a share of what the swarm's peers have done since on average: 0 of a peer that was away, 1 (at most) of one that
+   * trained as much. Whoever is not among the members is taken to have done as much as this peer: it is of the same part
+   * of a swarm that was split. Null where the members have done nothing since, or were never met.
    */
-  share: number
+  share: number | null
 }
 
 interface Acquaintance {
@@ -65,14 +66,19 @@ export interface MembershipOptions {
   staleness: number
   /** Whether members may lie. */
   isRobust: boolean
-  /** Peers that this one is connected to: for where the swarm is, records of others may be of those who are gone. */
+  /** Whether all average with all. */
+  isExact: boolean
+  /**
+   * Peers that this one is connected to. In all-reduce runs where the swarm is is told by these, if there are any: records
+   * may be of those who are gone. In gossip runs those are doubted as soon as their connections end.
+   */
   connected: () => readonly string[]
 }
 
 export function createMembership(
   self: string,
   state: Pick<SharedState, 'members'>,
-  { staleness, isRobust, connected }: MembershipOptions,
+  { staleness, isRobust, isExact, connected }: MembershipOptions,
 ): Membership {
   const doubted = new Map<string, string>()
   const acquaintances = new Map<string, Acquaintance>()
@@ -93,8 +99,9 @@ export function createMembership(
     (['waiting', 'training', 'silent'].includes(member.record.status) && isTrusted(member))
   const active = (): Member[] => withStatus('training', 'merging')
   const there = (): Member[] => {
-    const peers = new Set(connected())
     const members = active()
+    if (!isExact) return members
+    const peers = new Set(connected())
     const reached = members.filter(({ peer }) => peers.has(peer))
     return reached.length > 0 ? reached : members
   }
@@ -115,7 +122,8 @@ export function createMembership(
     },
     front(outerStep) {
       const needsTwo = isRobust && active().length >= ROBUST_OTHERS
-      return frontOf(there(), outerStep, { staleness, enough: needsTwo ? ROBUST_FRONT : 1 })
+      const enough = needsTwo ? ROBUST_FRONT : 1
+      return frontOf(there(), outerStep, { staleness, enough, share: isExact ? 0 : FRONT_SHARE })
     },
     noteInStep(outerStep, ownTokens, peers) {
       for (const { peer, record } of active()) {
@@ -142,10 +150,10 @@ export function createMembership(
 function frontOf(
   others: readonly Member[],
   outerStep: number,
-  { staleness, enough }: { staleness: number; enough: number },
+  { staleness, enough, share }: { staleness: number; enough: number; share: number },
 ): Member[] {
   const present = others.toSorted((a, b) => b.record.outerStep - a.record.outerStep)
-  const first = Math.max(Math.ceil(FRONT_SHARE * present.length), enough) - 1
+  const first = Math.max(Math.ceil(share * present.length), enough) - 1
   const isNear = ({ record }: Member): boolean =>
     Math.abs(record.outerStep - outerStep) <= RECORD_LAG
   const leadsNobody = first > 0 && !present.some(isNear)
@@ -177,7 +185,7 @@ function workSince(
     theirs += Math.max(0, record.tokens - known.theirTokens)
     met++
   }
-  if (theirs === 0) return { tokens: 0, share: 0 }
+  if (theirs === 0) return { tokens: 0, share: null }
   const part = members.length / Math.max(members.length, swarm)
   return { tokens: own / met, share: Math.min(1, own / (part * theirs + (1 - part) * own)) }
 }

@@ -61,8 +61,9 @@ export async function reconcile(
   const others = new Set(peers.filter((peer) => !together.includes(peer)))
   const members = membership.others().filter(({ peer }) => others.has(peer))
   const work = membership.workSince(members, progress.tokens)
-  const wasApart = work.share >= REJOIN_SHARE && work.tokens >= STEPS_APART * tokens
-  if (wasApart) progress.apart = work.share
+  const { share } = work
+  const wasApart = (share ?? 0) >= REJOIN_SHARE && work.tokens >= STEPS_APART * tokens
+  if (wasApart) progress.apart = share
   return { merged: false, together, repairFrom: wasApart ? [] : majorityIn(contributions) }
 }
 

@@ -161,8 +161,8 @@ async function createContext(
     membership: createMembership(self, state, {
       staleness: limits.staleness,
       isRobust,
-      // In gossip runs those who are gone are doubted as soon as their connections end.
-      connected: () => (averaging.rule === 'diloco' ? network.connectedPeers() : []),
+      isExact: averaging.rule === 'diloco',
+      connected: () => network.connectedPeers(),
     }),
     pace: createPace(limits),
     company: createCompany({

@@ -14,7 +14,7 @@ type Others = Record<string, Partial<PeerRecord>>
 function membershipOf(
   others: Others,
   isRobust = false,
-  connected: readonly string[] = [],
+  connected?: readonly string[],
 ): { membership: Membership; set: (next: Others) => void } {
   let records = others
   const state: Pick<SharedState, 'members'> = {
@@ -27,7 +27,8 @@ function membershipOf(
     membership: createMembership(SELF, state, {
       staleness: STALENESS,
       isRobust,
-      connected: () => connected,
+      isExact: connected !== undefined,
+      connected: () => connected ?? [],
     }),
     set: (next) => void (records = next),
   }
@@ -124,13 +125,20 @@ describe('where the swarm is', () => {
 
   test('is told by those that can be heard, if any can', () => {
     const others = { a: at(90), b: at(90), c: at(20), d: at(20) }
-    expect(membershipOf(others).membership.lag(10)).toBe(10)
-    expect(peers(membershipOf(others).membership.front(10))).toBe('ab')
+    const { membership: deaf } = membershipOf(others, false, ['stranger'])
+    expect(deaf.lag(10)).toBe(10)
+    expect(peers(deaf.front(10))).toBe('ab')
     const { membership } = membershipOf(others, false, ['c', 'stranger'])
     expect(peers(membership.front(10))).toBe('c')
     expect(membership.lag(90)).toBe(-70)
-    // In a robust run one alone is not followed, though it is the only one that is heard.
-    expect(membershipOf(others, true, ['a']).membership.front(10)).toEqual([])
+  })
+
+  test('is where the foremost is in an all-reduce run, which nobody goes back from', () => {
+    const many = Object.fromEntries('bcdefgh'.split('').map((peer) => [peer, at(10)]))
+    const heard = 'abcdefgh'.split('')
+    const { membership } = membershipOf({ ...many, a: at(90) }, false, heard)
+    expect(peers(membership.front(10))).toBe('a')
+    expect(membershipOf(many, false, heard).membership.front(90)).toEqual([])
   })
 
   test('is told by one of three in a plain run, by no less than two together in a robust one', () => {
@@ -176,11 +184,11 @@ describe('work since two were in step', () => {
     expect(membership.workSince(ahead, 5000).share).toBe(1)
   })
 
-  test('is nothing against those never met, and only those in the same state count as met', () => {
+  test('is unknown against those never met, and only those in the same state count as met', () => {
     const { membership, set } = membershipOf({ a: at(10), b: at(10) })
     membership.noteInStep(10, 0, ['b'])
     set({ a: at(20, 1000) })
-    expect(membership.workSince(membership.front(10), 1000)).toEqual({ tokens: 0, share: 0 })
+    expect(membership.workSince(membership.front(10), 1000)).toEqual({ tokens: 0, share: null })
     set({ b: at(20, 1000) })
     expect(membership.workSince(membership.front(10), 1000)).toEqual({ tokens: 1000, share: 1 })
   })

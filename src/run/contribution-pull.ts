@@ -214,7 +214,9 @@ async function askHeader(
     return parseMessage(offerReplySchema, reply, 'answer to an offer')
   }
   const patience = { patienceMs, latenessMs, cause: 'waiting for a partner', signal }
-  const isLate = (outerStep: number): boolean => outerStep === key.outerStep - 1
+  // A merge follows a round in the same outer step, which others may be in.
+  const isLate = (outerStep: number): boolean =>
+    outerStep === key.outerStep - 1 || (key.phase !== 'outer' && outerStep === key.outerStep)
   const answer = waits
     ? await askUntilReady(clock, patience, isLate, ask)
     : await withDeadline(clock, patienceMs, patience.cause, signal, (limited) =>

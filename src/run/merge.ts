@@ -55,7 +55,10 @@ export async function mergeReplicas(run: ReadyRun, signal: AbortSignal): Promise
   for (const [stage, group] of groups.entries()) {
     if (group.length === 0) continue
     const phase = stage === 0 ? 'merge-0' : 'merge-1'
-    const exchange = { key: { outerStep: outerSteps, phase }, group, weight: replicas } as const
+    const key = { outerStep: outerSteps, phase } as const
+    // The others may be finishing their last step.
+    const patienceMs = run.manifest.limits.roundTimeoutMs
+    const exchange = { key, group, weight: replicas, patienceMs }
     const contributions = await exchangeParameters(run, exchange, signal)
     if (contributions.length < 2) continue
     const weights = contributions.map(({ header }) => Math.min(header.weight, LIMITS.runPeers))
@@ -72,10 +75,19 @@ export async function mergeReplicas(run: ReadyRun, signal: AbortSignal): Promise
   return [...merged].sort()
 }
 
+export interface ParametersExchange {
+  key: RoundKey
+  /** Without this peer. */
+  group: string[]
+  weight: number
+  /** How long a member is waited for that is not ready. */
+  patienceMs: number
+}
+
 /** Gives the own outer parameters to `group` and gets theirs: an agreed set, the own among it unless the others left it out. */
 export async function exchangeParameters(
   run: ReadyRun,
-  { key, group, weight }: { key: RoundKey; group: string[]; weight: number },
+  { key, group, weight, patienceMs }: ParametersExchange,
   signal: AbortSignal,
 ): Promise<Contribution[]> {
   const { manifest } = run
@@ -98,7 +110,7 @@ export async function exchangeParameters(
     partners: { group, candidates: [] },
     exact: true,
     staleness: 0,
-    patienceMs: roundTimeoutMs,
+    patienceMs,
     transferMs: roundTimeoutMs,
     timeoutMs: MERGE_PATIENCE * roundTimeoutMs,
     signal,

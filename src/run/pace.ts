@@ -47,7 +47,7 @@ export function planInnerSteps(
   // Of two the faster: the slower can do less, the faster could only wait.
   const targetMs = lowerMedian([...rates, ...(ownRate > 0 ? [ownRate] : [])].map(durationMs))
   const ownMs = ownRate > 0 ? durationMs(ownRate) : targetMs
-  const allowanceMs = Math.max(ALLOWANCE_SHARE * targetMs, floorMs(limits))
+  const allowanceMs = Math.max(ALLOWANCE_SHARE * targetMs, leastPatienceMs(limits))
   const isSlow = ownMs > targetMs + allowanceMs
   const isFast = ownMs < targetMs - allowanceMs
   const fitting = Math.floor((innerSteps * targetMs) / ownMs)
@@ -55,7 +55,7 @@ export function planInnerSteps(
   const unhurriedMs = targetMs + (isSlow ? 0 : allowanceMs / 2)
   return {
     steps: isFast ? Math.min(STEPS_MAX_FACTOR * innerSteps, fitting) : innerSteps,
-    budgetMs: Math.max(floorMs(limits), unhurriedMs / (1 + Math.max(0, lag))),
+    budgetMs: Math.max(leastPatienceMs(limits), unhurriedMs / (1 + Math.max(0, lag))),
     targetMs,
   }
 }
@@ -87,7 +87,7 @@ export function createPace(limits: RoundLimits): Pace {
     patienceMs({ targetMs }, earlyMs, lag) {
       if (targetMs === 0) return limits.roundTimeoutMs
       const allowanceMs = ALLOWANCE_SHARE * targetMs
-      const usualMs = Math.max(2 * lowerMedian(waits), allowanceMs, floorMs(limits))
+      const usualMs = Math.max(2 * lowerMedian(waits), allowanceMs, leastPatienceMs(limits))
       const aheadMs = Math.max(0, -lag) * (targetMs + allowanceMs)
       return Math.min(limits.roundTimeoutMs, Math.max(0, earlyMs) + aheadMs + usualMs)
     },
@@ -96,7 +96,7 @@ export function createPace(limits: RoundLimits): Pace {
         ? limits.roundTimeoutMs
         : Math.min(
             limits.roundTimeoutMs,
-            Math.max(TRANSFER_FACTOR * lowerMedian(transfers), floorMs(limits)),
+            Math.max(TRANSFER_FACTOR * lowerMedian(transfers), leastPatienceMs(limits)),
           ),
     note({ waitedMs, transferredMs }) {
       remember(waits, waitedMs)
@@ -110,7 +110,8 @@ function remember(recent: number[], times: readonly number[]): void {
   recent.splice(0, Math.max(0, recent.length - RECENT))
 }
 
-function floorMs({ roundTimeoutMs }: RoundLimits): number {
+/** So long at least a partner is waited for that says nothing. */
+export function leastPatienceMs({ roundTimeoutMs }: RoundLimits): number {
   return FLOOR_SHARE * roundTimeoutMs
 }
 

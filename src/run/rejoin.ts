@@ -10,6 +10,7 @@
 import type { Contribution } from './contribution.ts'
 import { applyMean, exchangeParameters } from './merge.ts'
 import { clampedWeights } from './outer-update.ts'
+import { leastPatienceMs } from './pace.ts'
 import type { ReadyRun } from './run-context.ts'
 
 /** A peer that has done less than this share of the others' work since they parted gives its parameters up. */
@@ -87,7 +88,9 @@ async function mergeApart(
   const group = peers.filter((peer) => peer !== run.self)
   const key = { outerStep: run.progress.outerStep, phase: 'rejoin' } as const
   const weight = Math.max(1, Math.round(tokens * (run.progress.apart ?? 1)))
-  const merged = await exchangeParameters(run, { key, group, weight }, signal)
+  // All have just ended the same round.
+  const patienceMs = leastPatienceMs(run.manifest.limits)
+  const merged = await exchangeParameters(run, { key, group, weight, patienceMs }, signal)
   if (merged.length < 2) return false
   const weights = clampedWeights(merged.map(({ header }) => header.weight))
   run.progress.consensusDistance = await applyMean(run, merged, weights)

@@ -58,7 +58,8 @@ describe('two that nobody can dial', () => {
   })
 
   test('get their share of a relay beside a pair that sends all it can', async () => {
-    const relay = await startRelay({ bytesPerSecond: 16 * MIB })
+    // Slow enough for the line, not this process, to be what they wait for.
+    const relay = await startRelay({ bytesPerSecond: 6 * MIB })
     const pairs = await Promise.all([startHidden([relay]), startHidden([relay])])
     const [[greedy, sink], [modest, other]] = pairs
     for (const network of [sink, other])
@@ -82,7 +83,7 @@ describe('two that nobody can dial', () => {
     }
     const [meanwhile] = await Promise.all([asking().finally(() => stopping.abort()), floods])
     // As much as it got itself, and what was under way; four at once would get four times that.
-    expect(meanwhile).toBeLessThan(8)
+    expect(meanwhile).toBeLessThan(10)
   })
 })
 

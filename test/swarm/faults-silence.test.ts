@@ -34,7 +34,7 @@ test(
       const before = lossOf(left, id)
       links.silence(nodes.slice(4).map(({ peerId }) => peerId))
       const at = Math.max(...left.map((node) => node.run(id).outerStep))
-      await reach(left, id, at + 8)
+      await reach(left, id, at + 12)
       expect(lossOf(left, id)).toBeLessThan(before - 0.1)
       // They have found one another again.
       const alive = left.map(({ peerId }) => peerId)

@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config'
+import { LongFirstSequencer } from './test/long-first-sequencer.ts'
 import { createRetriedReporter } from './test/retried-reporter.ts'
 
 /** Many nodes, sockets, processes or namespaces, on the real clock. */
@@ -13,6 +14,7 @@ export default defineConfig({
     hookTimeout: 60_000,
     // Three files at a time on the 2 cores that are the bar: swarm and e2e tests start many nodes, but wait half of the time.
     maxWorkers: 3,
+    sequence: { sequencer: LongFirstSequencer },
     reporters: ['default', createRetriedReporter()],
     projects: [
       {

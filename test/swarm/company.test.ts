@@ -58,7 +58,11 @@ test.each(['gossip-diloco', 'diloco'] as const)(
         others.map(({ peerId }) => peerId),
       )
       // Not so far that what it gave to those steps is forgotten by then.
-      await waitForRun(fast, id, ({ outerStep }) => outerStep > foremost() + 14)
+      await waitForRun(
+        fast,
+        id,
+        ({ round, outerStep }) => round?.outcome === 'solo' && outerStep > foremost() + 14,
+      )
       const lead = fast.run(id).outerStep
       const steps: number[] = []
       fast.onEvent((event) => event.type === 'outer_step' && steps.push(event.outerStep))

@@ -75,7 +75,8 @@ describe('a donor', () => {
       }
       const { outerStep } = donor.run(id)
       expect(await ask(0)).toBeGreaterThanOrEqual(0)
-      await waitForRun(donor, id, (view) => view.outerStep > outerStep)
+      // What follows the step is not begun before it is committed.
+      await waitForRun(donor, id, (view) => view.outerStep > outerStep + 1)
       expect(await ask(outerStep + 1)).toBeGreaterThan(outerStep)
       await expect(ask(1_000_000)).rejects.toMatchObject({ code: 'run_unknown' })
     })

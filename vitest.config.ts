@@ -12,8 +12,8 @@ export default defineConfig({
   test: {
     testTimeout: 120_000,
     hookTimeout: 60_000,
-    // Four files at a time on the 2 cores that are the bar: swarm and e2e tests start many nodes, but wait half of the time.
-    maxWorkers: 4,
+    // Three files at a time on the 2 cores that are the bar: swarm and e2e tests start many nodes, but wait half of the time.
+    maxWorkers: 3,
     sequence: { sequencer: LongFirstSequencer },
     reporters: ['default', createRetriedReporter()],
     projects: [

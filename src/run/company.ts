@@ -7,10 +7,9 @@
  * nobody it goes on: they are gone, or train apart, and all will be merged.
  */
 import type { Clock } from '../clock.ts'
-import { LIMITS } from '../limits.ts'
 import type { PeerRecord } from '../state/record.ts'
 import type { Member, SharedState } from '../state/shared-state.ts'
-import { forgetFirst, progressMark } from './membership.ts'
+import { progressMark, setLast } from './membership.ts'
 import type { Partners } from './partners.ts'
 import { nextChange } from './run-context.ts'
 
@@ -52,11 +51,7 @@ export function createCompany(options: CompanyOptions): Company {
   /** Whether one of the others has moved since this was asked last. */
   function haveMoved(): boolean {
     const moved = others().filter((member) => marks.get(member.peer) !== progressMark(member))
-    for (const member of moved) {
-      marks.delete(member.peer)
-      marks.set(member.peer, progressMark(member))
-    }
-    forgetFirst(marks, LIMITS.runPeers)
+    for (const member of moved) setLast(marks, member.peer, progressMark(member))
     return moved.length > 0
   }
 

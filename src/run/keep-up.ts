@@ -4,8 +4,9 @@
  * In gossip runs the outer step is a clock. A peer that has trained as much as the others since they parted (a
  * partition) sets its clock and keeps its parameters: in the next rounds both sides average and nobody's work is lost.
  * One that has done less (it was slow, or away for an hour) mixes its parameters into those of the swarm by the share
- * of its work, down to taking them over. One that has run ahead of many by itself goes back to them. In all-reduce runs, where all hold equal parameters, it replays the rounds it
- * missed, or takes the state of the others over, or, with work of its own, has the next round merge all.
+ * of its work, down to taking them over. One that has run ahead of many by itself goes back to them. In all-reduce runs,
+ * where all hold equal parameters, it replays the rounds it missed, or takes the state of the others over, or, with work
+ * of its own, has the next round merge all.
  */
 import { abortReason } from '../clock.ts'
 import { messageOf } from '../errors.ts'

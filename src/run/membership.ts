@@ -129,11 +129,8 @@ export function createMembership(
       for (const { peer, record } of active()) {
         const isNear = Math.abs(record.outerStep - outerStep) <= staleness + 1
         if (!isNear || peers?.includes(peer) === false) continue
-        // At the end of the order, so that those not met for longest are forgotten first.
-        acquaintances.delete(peer)
-        acquaintances.set(peer, { theirTokens: record.tokens, ownTokens })
+        setLast(acquaintances, peer, { theirTokens: record.tokens, ownTokens })
       }
-      forgetFirst(acquaintances, LIMITS.runPeers)
     },
     workSince: (members, ownTokens) =>
       workSince(acquaintances, members, ownTokens, active().length + 1),
@@ -190,8 +187,15 @@ function workSince(
   return { tokens: own / met, share: Math.min(1, own / (part * theirs + (1 - part) * own)) }
 }
 
+/** Sets a peer's entry, at the end of the order: of more than a run has, those not met for longest are forgotten first. */
+export function setLast<T>(map: Map<string, T>, peer: string, value: T): void {
+  map.delete(peer)
+  map.set(peer, value)
+  forgetFirst(map, LIMITS.runPeers)
+}
+
 /** Deletes what was put in first until `size` entries are left: a Map keeps the order of insertion. */
-export function forgetFirst(map: Map<string, unknown>, size: number): void {
+function forgetFirst(map: Map<string, unknown>, size: number): void {
   for (const key of map.keys()) {
     if (map.size <= size) return
     map.delete(key)

@@ -1,7 +1,6 @@
 /** What a robust peer remembers of others: who was rejected again and again is left out for a while. */
 import { z } from 'zod'
-import { LIMITS } from '../limits.ts'
-import { forgetFirst } from './membership.ts'
+import { setLast } from './membership.ts'
 
 /** Weight of the newest verdict, the reputation below which a peer is left out, and for how many outer steps. */
 const RATE = 0.2
@@ -32,12 +31,7 @@ export interface Reputations {
 
 export function createReputations(): Reputations {
   const known = new Map<string, Reputation>()
-  /** At the end of the order: who was not met for longest is forgotten first. */
-  const remember = (reputation: Reputation): void => {
-    known.delete(reputation.peer)
-    known.set(reputation.peer, reputation)
-    forgetFirst(known, LIMITS.runPeers)
-  }
+  const remember = (reputation: Reputation): void => setLast(known, reputation.peer, reputation)
   return {
     isIgnored(peer, outerStep) {
       const until = known.get(peer)?.ignoredUntil ?? 0

@@ -130,34 +130,21 @@ describe('an outside trainer', () => {
     })
   })
 
-  test('after a time apart the run goes on where the swarm is', async () => {
+  test.each([
+    ['after a time apart the run goes on where the swarm is', 'stale', 20],
+    ['a step that the run goes back to is done anew', 'solo', 0],
+  ] as const)('%s', async (_, outcome, nextOuterStep) => {
     const trainer = await begun()
     const asked = trainer.innerSteps(0)
     const result = trainer.script.outerStep(step(0), writes(1, 1, 1), never)
     await asked
-    const round = { outerStep: 0, outcome: 'stale', partners: [], consensusDistance: null } as const
-    trainer.settle(20, round)
-    expect(await result).toMatchObject({ outerStep: 0, nextOuterStep: 20, outcome: 'stale' })
-    const next = runStep(trainer, 20)
-    expect(await trainer.script.outerStep(step(20), writes(0, 0, 0), never)).toMatchObject({
-      nextOuterStep: 21,
-    })
+    const round = { outerStep: 0, outcome, partners: [], consensusDistance: null }
+    trainer.settle(nextOuterStep, round)
+    expect(await result).toMatchObject({ outerStep: 0, nextOuterStep, outcome })
+    const next = runStep(trainer, nextOuterStep)
+    const given = trainer.script.outerStep(step(nextOuterStep), writes(0, 0, 0), never)
+    expect(await given).toMatchObject({ nextOuterStep: nextOuterStep + 1 })
     await next
-  })
-
-  test('a step that the run goes back to is done anew', async () => {
-    const trainer = await begun()
-    const asked = trainer.innerSteps(0)
-    const result = trainer.script.outerStep(step(0), writes(1, 1, 1), never)
-    await asked
-    const round = { outerStep: 0, outcome: 'solo', partners: [], consensusDistance: null } as const
-    trainer.settle(0, round)
-    expect(await result).toMatchObject({ outerStep: 0, nextOuterStep: 0 })
-    const again = runStep(trainer, 0)
-    expect(await trainer.script.outerStep(step(0), writes(2, 2, 2), never)).toMatchObject({
-      nextOuterStep: 1,
-    })
-    await again
   })
 
   test('a step whose round was lost by a fault of the run may be handed in again', async () => {

@@ -106,13 +106,16 @@ async function roundBesideTraining(
   const [failed, ended, cut] = [new AbortController(), new AbortController(), new AbortController()]
   const signal = AbortSignal.any([outer, failed.signal])
   const key = { outerStep: progress.outerStep, phase: 'outer' } as const
-  const perform = async (): Promise<RoundResult> => {
+  const search = (): Promise<Partners> => {
     // Those who come while this peer waits for them find it.
     exchange.offer(key, own)
-    return performRound(exchange, run.clock, {
+    return company(run, trained, signal)
+  }
+  const perform = async (): Promise<RoundResult> =>
+    performRound(exchange, run.clock, {
       key,
       own,
-      partners: isExact ? await company(run, trained, signal) : partnersOfStep(run),
+      partners: isExact ? await search() : partnersOfStep(run),
       exact: isExact,
       staleness: limits.staleness,
       patienceMs: patienceMs(run, trained),
@@ -121,7 +124,6 @@ async function roundBesideTraining(
       cut: cut.signal,
       signal,
     })
-  }
   const round = perform().finally(() => ended.abort())
   // Awaited below; until then its failure, when the run is stopped, must not count as unhandled.
   round.catch(() => {})
